@@ -1,0 +1,3 @@
+//! Tidegate: a WebSocket edge gateway for Linux.
+
+pub mod proto;

@@ -1,0 +1,4 @@
+//! L1: bytes to meaning and back, without a clock, a socket or a thread.
+
+pub mod http1;
+pub mod ws;
