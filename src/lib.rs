@@ -1,3 +1,4 @@
 //! Tidegate: a WebSocket edge gateway for Linux.
 
+pub mod base;
 pub mod proto;

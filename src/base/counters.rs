@@ -1,0 +1,158 @@
+//! Per-core counters: written by one worker, read by anyone.
+//!
+//! A counter is an atomic that only its own worker writes, so an increment is a plain load and
+//! store, no locked instruction; readers on other threads see a recent value.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One number with a single writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.set(self.get().wrapping_add(n));
+    }
+
+    /// Adds one. Only the owning worker may call this.
+    #[inline]
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Stores `n`. Only the owning worker may call this.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// A recent value.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Everything one worker counts. Names ending in `_total` only grow; the others are
+        /// gauges that go back to zero when the last client has left.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: Counter,)+
+        }
+
+        impl Counters {
+            /// Every counter's name and meaning, in order of declaration.
+            pub const NAMES: &'static [(&'static str, &'static str)] =
+                &[$((stringify!($name), concat!($($doc),+)),)+];
+
+            /// Every counter's name and value, in order of declaration.
+            pub fn snapshot(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name.get()),)+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections that the worker serves.
+    connections_open,
+    /// Sessions: clients past the handshake of a rooms route.
+    sessions_open,
+    /// Rooms that have this core as their home, without the reserved ones.
+    rooms_open,
+    /// Memberships of this core's sessions in rooms, without the reserved ones.
+    memberships_open,
+    /// Timers armed on the wheel.
+    timers_open,
+    /// Sends that the kernel has not completed.
+    sends_in_flight,
+    /// Receive buffers that the worker holds and has not given back to the ring.
+    buffers_out,
+    /// Engine slots in use: connections, and those being closed.
+    slots_open,
+    /// Bytes queued for clients and not yet taken by the kernel.
+    outbound_bytes,
+    /// Bytes of deliveries on their way to cores that have not handed them out yet.
+    mesh_window_bytes,
+    /// Connections accepted.
+    accepted_total,
+    /// Failed accepts, by any error.
+    accept_errors_total,
+    /// Handshakes that ended in a WebSocket.
+    upgraded_total,
+    /// Requests refused with a 4xx or 5xx status.
+    refused_total,
+    /// Heads that were not complete in time.
+    handshake_timeouts_total,
+    /// Connections closed, for any reason.
+    closed_total,
+    /// WebSocket messages received.
+    messages_in_total,
+    /// Frames queued for clients.
+    messages_out_total,
+    /// Bytes received.
+    bytes_in_total,
+    /// Bytes that the kernel took for sending.
+    bytes_out_total,
+    /// Messages published to rooms that have this core as their home.
+    published_total,
+    /// Deliveries of room messages to this core's members.
+    delivered_total,
+    /// Room messages not delivered because the member was being closed.
+    delivery_skipped_total,
+    /// Joins and leaves not announced because the room was over `rooms.announce_members_max`.
+    announcements_suppressed_total,
+    /// Commands answered with `OVERLOADED`.
+    overloaded_total,
+    /// Commands answered with an `error`.
+    command_errors_total,
+    /// Clients closed because their outbound queue reached `limits.buffered_bytes_high`.
+    evicted_slow_total,
+    /// Clients closed because a ping went unanswered.
+    heartbeat_timeouts_total,
+    /// Clients closed for breaking RFC 6455.
+    protocol_errors_total,
+    /// Messages from raw clients dropped because the room could not take them.
+    raw_dropped_total,
+    /// Sessions of one user beyond the number that direct messages reach.
+    user_sessions_refused_total,
+    /// Panics caught while handling one connection's input.
+    panics_total,
+    /// Receives that found no buffer.
+    enobufs_total,
+    /// Large payloads received straight into their message's buffer.
+    direct_receives_total,
+    /// Times that completions were found although nothing had woken the worker. Must stay 0.
+    missed_wakes_total,
+    /// Times that the completion queue overflowed.
+    cq_overflows_total,
+    /// Connections whose reading paused until a credit or their own backlog allowed more.
+    stalls_total,
+    /// Batches that waited because another core's inbox was full.
+    mesh_waits_total,
+    /// Turns of the worker's loop.
+    turns_total,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_snapshot_follows_the_names() {
+        let counters = Counters::default();
+        counters.accepted_total.inc();
+        counters.accepted_total.add(2);
+        let names: Vec<_> = Counters::NAMES.iter().map(|(name, _)| *name).collect();
+        let snapshot: Vec<_> = counters.snapshot().collect();
+        assert_eq!(
+            names,
+            snapshot.iter().map(|(name, _)| *name).collect::<Vec<_>>()
+        );
+        assert!(snapshot.contains(&("accepted_total", 3)));
+    }
+}

@@ -1,0 +1,81 @@
+//! Hard limits: bounds that no configuration raises. Tunable ones live in `config`.
+
+use std::time::Duration;
+
+/// Completions taken in one turn.
+pub const TURN_COMPLETIONS_MAX: usize = 256;
+/// Batches taken from other cores in one turn.
+pub const TURN_MESH_BATCHES_MAX: usize = 64;
+/// Timers fired in one turn.
+pub const TURN_TIMERS_MAX: usize = 256;
+/// Room deliveries made in one turn; a bigger fan-out goes on in the next.
+pub const TURN_DELIVERIES_MAX: usize = 4096;
+/// Stalled connections whose input is taken up again in one turn.
+pub const TURN_RESUMES_MAX: usize = 64;
+/// Turns after which a busy worker yields to its runtime.
+pub const TURNS_PER_YIELD_MAX: u32 = 8;
+/// Time after which a busy worker yields to its runtime.
+pub const YIELD_AFTER: Duration = Duration::from_micros(250);
+/// How long an idle worker waits before it looks whether a wake was missed.
+pub const WATCHDOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes handed to the kernel in one send.
+pub const SEND_BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Segments handed to the kernel in one send.
+pub const SEND_SEGMENTS_MAX: usize = 16;
+/// A frame up to this length is copied behind others; a longer one goes by reference.
+pub const COALESCE_BYTES_MAX: usize = 1024;
+/// A contiguous outbound buffer is closed once it has grown to this length.
+pub const COALESCED_RUN_BYTES_MAX: usize = 64 * 1024;
+/// Spare buffers that a worker keeps, and the capacity above which one is not kept.
+pub const SPARE_BUFFERS_MAX: usize = 256;
+/// See [`SPARE_BUFFERS_MAX`].
+pub const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
+
+/// Commands in one batch array.
+pub const BATCH_COMMANDS_MAX: usize = 256;
+/// Bytes of a room name.
+pub const ROOM_NAME_BYTES_MAX: usize = 128;
+/// Bytes of a user name.
+pub const USER_NAME_BYTES_MAX: usize = 128;
+/// Bytes of a correlation id.
+pub const CORRELATION_ID_BYTES_MAX: usize = 64;
+/// Bytes of a message id.
+pub const MESSAGE_ID_BYTES_MAX: usize = 64;
+/// Bytes of a conflation key.
+pub const CONFLATION_KEY_BYTES_MAX: usize = 64;
+/// Bytes of a member's presence state.
+pub const PRESENCE_STATE_BYTES_MAX: usize = 4096;
+/// Members listed by `presence` and by `join` with `presence: true`; `count` stays exact.
+pub const PRESENCE_LIST_MAX: usize = 1000;
+/// Bytes of such a list; it ends with the member that reaches them.
+pub const PRESENCE_LIST_BYTES_MAX: usize = 256 * 1024;
+/// Sessions of one user that a direct message reaches.
+pub const USER_SESSIONS_MAX: usize = 256;
+
+/// Batches that wait in one worker's inbox, for each core that may send to it.
+pub const MESH_INBOX_BATCHES_PER_CORE: usize = 8;
+/// Items in one batch.
+pub const MESH_BATCH_ITEMS_MAX: usize = 1024;
+/// Requests that one core may have unanswered at another.
+pub const MESH_CREDITS: u32 = 1024;
+/// Bytes of deliveries that one core may have unfinished at another.
+pub const MESH_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+/// What a delivery costs of the window beyond its bytes.
+pub const MESH_DELIVERY_OVERHEAD_BYTES: u64 = 128;
+
+/// Data frames with at least this much still to come are received into the message's buffer.
+pub const DIRECT_RECEIVE_BYTES_MIN: usize = 32 * 1024;
+
+/// How long a connection lingers after its last byte for the peer to end it.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// Bytes that a lingering connection discards before it is reset.
+pub const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long a close frame waits for the peer's.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an evicted client may take to accept its close frame.
+pub const EVICTION_LINGER: Duration = Duration::from_secs(1);
+/// How long accepting pauses when the process is out of descriptors or memory.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long the gateway waits at its end for clients to take their close.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,0 +1,12 @@
+//! L0: what every layer may use and none may teach: limits, time, timers, slabs, counters.
+//!
+//! Nothing here reads a clock, opens a socket or starts a thread. Time comes in as
+//! [`time::Now`], randomness as a seeded [`rng::Rng`].
+
+pub mod counters;
+pub mod limits;
+pub mod rng;
+pub mod segments;
+pub mod slab;
+pub mod time;
+pub mod wheel;

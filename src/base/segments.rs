@@ -1,0 +1,185 @@
+//! What goes out in one send: a short list of byte runs, owned or shared.
+//!
+//! A run is either bytes that only one connection will send, or a frame that many send and
+//! nobody copies. The list moves into the engine with the send and comes back with its last
+//! completion, so whatever the kernel reads stays in place until it has been read.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// A frame encoded once for many receivers of one core.
+///
+/// The inner [`Bytes`] crosses cores (one atomic clone per core); within a core the clone is a
+/// plain counter.
+#[derive(Clone, Debug)]
+pub struct SharedFrame(Rc<Bytes>);
+
+impl SharedFrame {
+    /// Shares `frame` within this core.
+    pub fn new(frame: Bytes) -> Self {
+        Self(Rc::new(frame))
+    }
+
+    /// The encoded bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the frame has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// One run of bytes to send.
+#[derive(Debug)]
+pub enum Segment {
+    /// Bytes of this connection alone, from `start` on: what lies before is spare headroom.
+    Owned {
+        /// The buffer.
+        buf: Vec<u8>,
+        /// Where the bytes to send begin.
+        start: usize,
+    },
+    /// A frame that others send too.
+    Shared(SharedFrame),
+}
+
+impl Segment {
+    /// The bytes to send.
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Owned { buf, start } => &buf[*start..],
+            Self::Shared(frame) => frame.as_slice(),
+        }
+    }
+
+    /// How many bytes there are to send.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Owned { buf, start } => buf.len() - start,
+            Self::Shared(frame) => frame.len(),
+        }
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The segments of one send, with a mark of how far the kernel has taken them.
+#[derive(Debug, Default)]
+pub struct SendBatch {
+    segments: SmallVec<[Segment; 1]>,
+    /// Segments taken whole.
+    done: usize,
+    /// Bytes taken of the segment at `done`.
+    offset: usize,
+    remaining: usize,
+}
+
+impl SendBatch {
+    /// Adds a segment at the end.
+    pub fn push(&mut self, segment: Segment) {
+        self.remaining += segment.len();
+        self.segments.push(segment);
+    }
+
+    /// Bytes not yet taken.
+    pub const fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    /// How many segments it was made of.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// The byte runs not yet taken, in order.
+    pub fn pending(&self) -> impl Iterator<Item = &[u8]> {
+        let offset = self.offset;
+        self.segments[self.done..]
+            .iter()
+            .enumerate()
+            .map(move |(n, segment)| {
+                let bytes = segment.as_slice();
+                if n == 0 { &bytes[offset..] } else { bytes }
+            })
+            .filter(|bytes| !bytes.is_empty())
+    }
+
+    /// Marks the next `n` bytes as taken; more than [`SendBatch::remaining`] counts as all.
+    pub fn advance(&mut self, n: usize) {
+        let mut n = n.min(self.remaining);
+        self.remaining -= n;
+        while let Some(segment) = self.segments.get(self.done) {
+            let left = segment.len() - self.offset;
+            if n < left {
+                self.offset += n;
+                break;
+            }
+            n -= left;
+            self.offset = 0;
+            self.done += 1;
+        }
+    }
+
+    /// Takes the batch apart, for its buffers to be used again.
+    pub fn into_segments(self) -> impl Iterator<Item = Segment> {
+        self.segments.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> SendBatch {
+        let mut batch = SendBatch::default();
+        batch.push(Segment::Owned {
+            buf: b"..abc".to_vec(),
+            start: 2,
+        });
+        batch.push(Segment::Shared(SharedFrame::new(Bytes::from_static(
+            b"defg",
+        ))));
+        batch.push(Segment::Owned {
+            buf: b"h".to_vec(),
+            start: 0,
+        });
+        batch
+    }
+
+    #[test]
+    fn any_split_of_advances_sends_every_byte_once() {
+        for step in 1..9 {
+            let mut batch = batch();
+            let mut sent = Vec::new();
+            while batch.remaining() > 0 {
+                let pending: Vec<u8> = batch.pending().flatten().copied().collect();
+                assert_eq!(pending.len(), batch.remaining());
+                let n = step.min(pending.len());
+                sent.extend_from_slice(&pending[..n]);
+                batch.advance(n);
+            }
+            assert_eq!(sent, b"abcdefgh");
+            assert_eq!(batch.pending().count(), 0);
+        }
+    }
+
+    #[test]
+    fn advancing_too_far_stops_at_the_end() {
+        let mut batch = batch();
+        batch.advance(1_000);
+        assert_eq!(batch.remaining(), 0);
+        assert_eq!(batch.into_segments().count(), 3);
+    }
+}
