@@ -1,0 +1,180 @@
+//! L4: completions in, submissions out.
+//!
+//! [`Engine`] is all that a worker knows of the kernel. Behind it stands one state machine for
+//! the life of a connection ([`slots`]), driven by a kernel of one's choice: [`uring`] is the
+//! product, [`sim`] a deterministic network for tests. An engine that works by readiness
+//! implements [`Engine`] directly.
+//!
+//! An engine knows sockets and buffers; it must not know frames, sessions or rooms.
+
+pub mod sim;
+pub mod slots;
+#[allow(unsafe_code, reason = "the kernel reads and writes memory that this file lends it")]
+pub mod uring;
+
+use std::net::SocketAddr;
+
+use crate::base::{segments::SendBatch, slab::Key};
+
+/// Names a connection. A key whose connection is gone is refused, however late it comes.
+pub type ConnKey = Key;
+
+/// Names a listener of one engine, in order of arrival from 0.
+pub type ListenerId = u16;
+
+/// Received bytes in a buffer that the engine lends until [`Engine::release`].
+#[derive(Debug)]
+#[must_use = "a chunk that is not released is a receive buffer lost"]
+pub struct Chunk {
+    pub(crate) buffer: u16,
+    pub(crate) len: u32,
+}
+
+impl Chunk {
+    /// Length in bytes.
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether it holds no bytes; engines never hand out such a chunk.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// What happened since the last [`Engine::poll`].
+#[derive(Debug)]
+pub enum Event {
+    /// A connection arrived. It does not receive until [`Engine::resume_receive`].
+    Accepted {
+        /// Its key from now on.
+        conn: ConnKey,
+        /// Where it arrived.
+        listener: ListenerId,
+    },
+    /// Accepting stopped on an error (an errno) that more accepts would meet too; it goes on
+    /// with [`Engine::resume_accept`].
+    AcceptFailed {
+        /// Which listener.
+        listener: ListenerId,
+        /// The system's error number.
+        errno: i32,
+    },
+    /// Bytes arrived.
+    Received {
+        /// Where.
+        conn: ConnKey,
+        /// The bytes.
+        chunk: Chunk,
+    },
+    /// Bytes were received into the buffer lent by [`Engine::receive_into`]. Receiving is off.
+    ReceivedInto {
+        /// Where.
+        conn: ConnKey,
+        /// The buffer, longer than it was.
+        buf: Vec<u8>,
+    },
+    /// Nothing more arrives until [`Engine::resume_receive`] or [`Engine::receive_into`].
+    ReceivePaused {
+        /// Where.
+        conn: ConnKey,
+    },
+    /// Nothing more ever arrives.
+    ReceiveEnded {
+        /// Where.
+        conn: ConnKey,
+        /// None if the peer ended its side in order.
+        errno: Option<i32>,
+    },
+    /// The kernel took bytes of a send.
+    Sent {
+        /// Where.
+        conn: ConnKey,
+        /// How many.
+        bytes: usize,
+        /// The batch, once it was taken whole; until then the engine goes on by itself.
+        done: Option<SendBatch>,
+    },
+    /// The send failed; nothing more can be sent.
+    SendFailed {
+        /// Where.
+        conn: ConnKey,
+        /// The system's error number.
+        errno: i32,
+    },
+    /// The connection is gone, its key dead, its buffers back.
+    Closed {
+        /// Which.
+        conn: ConnKey,
+    },
+}
+
+/// How [`Engine::close`] ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseMode {
+    /// What the kernel has taken is still delivered.
+    Orderly,
+    /// The peer gets a reset; nothing more is delivered.
+    Reset,
+}
+
+/// What a worker asks of the system. All calls return at once.
+///
+/// A call with a dead key does nothing, except that buffers handed over are dropped.
+pub trait Engine {
+    /// Appends at most `max` events and says how many. Lets the kernel finish work first if
+    /// nothing is ready.
+    fn poll(&mut self, events: &mut Vec<Event>, max: usize) -> usize;
+
+    /// Hands everything asked for since to the kernel.
+    fn submit(&mut self);
+
+    /// The bytes of `chunk`, to be worked on in place.
+    fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8];
+
+    /// Gives a chunk's buffer back.
+    fn release(&mut self, chunk: Chunk);
+
+    /// Takes accepting up again after [`Event::AcceptFailed`].
+    fn resume_accept(&mut self, listener: ListenerId);
+
+    /// Ends accepting on every listener for good and closes them.
+    fn stop_accepting(&mut self);
+
+    /// The peer's address; none if it is gone already.
+    fn peer_addr(&self, conn: ConnKey) -> Option<SocketAddr>;
+
+    /// Receives until told otherwise.
+    fn resume_receive(&mut self, conn: ConnKey);
+
+    /// Stops receiving. Chunks may still come, then [`Event::ReceivePaused`] (or
+    /// [`Event::ReceiveEnded`]).
+    fn pause_receive(&mut self, conn: ConnKey);
+
+    /// Receives once, at most `bytes_max`, to the end of `buf`. Only while paused.
+    fn receive_into(&mut self, conn: ConnKey, buf: Vec<u8>, bytes_max: usize);
+
+    /// Sends a batch. Only while no other send of the connection is in flight.
+    fn send(&mut self, conn: ConnKey, batch: SendBatch);
+
+    /// Ends the sending side; the peer sees the end after everything sent before.
+    fn shutdown_write(&mut self, conn: ConnKey);
+
+    /// Ends the connection: cancels what is in flight, then closes. [`Event::Closed`] follows.
+    fn close(&mut self, conn: ConnKey, mode: CloseMode);
+
+    /// Slots in use: connections, and those being closed.
+    fn slots_open(&self) -> usize;
+
+    /// Sends in flight.
+    fn sends_in_flight(&self) -> usize;
+
+    /// Chunks lent and not released.
+    fn buffers_out(&self) -> usize;
+
+    /// Receives that found no buffer, since the start.
+    fn enobufs(&self) -> u64;
+
+    /// Overflows of the completion queue, since the start.
+    fn overflows(&self) -> u64;
+}

@@ -1,0 +1,703 @@
+//! The product's kernel: a raw io_uring ring, entered by its own worker alone.
+//!
+//! `SINGLE_ISSUER | DEFER_TASKRUN | COOP_TASKRUN`: completions are made when this thread enters
+//! the ring, so nothing interrupts a turn. One multishot accept per listener, one multishot
+//! receive per connection into a ring of shared buffers, one send per connection. An eventfd is
+//! signalled when there is something to enter for; whoever awaits it must enter before it waits
+//! again ([`UringKernel::enter`] always passes GETEVENTS).
+//!
+//! All unsafe code of the engine is in this file. What the kernel may touch is owned here while
+//! it may: buffers move in with an operation and out with its completion. If the ring is dropped
+//! with operations in flight, their memory is leaked rather than freed under the kernel's hands.
+
+use std::{
+    alloc::{self, Layout},
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use hashbrown::HashMap;
+use io_uring::{IoUring, cqueue, opcode, register::Probe, squeue, types};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{
+    Chunk, ListenerId,
+    slots::{Completion, Kernel, Received, Tag},
+};
+use crate::base::{limits::SEND_SEGMENTS_MAX, segments::SendBatch, slab::Key};
+
+/// The oldest kernel that has all the ring needs (DEFER_TASKRUN).
+pub const KERNEL_MIN: &str = "6.1";
+
+/// The sizes of one core's ring.
+#[derive(Clone, Copy, Debug)]
+pub struct UringConfig {
+    /// Submission entries; a full queue is handed over early.
+    pub ring_entries: u32,
+    /// Completion entries; beyond them the kernel queues on its side.
+    pub cq_entries: u32,
+    /// Shared receive buffers, a power of two.
+    pub recv_buffers: u16,
+    /// Bytes of each.
+    pub recv_buffer_bytes: u32,
+}
+
+/// Why this system can't run the ring.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UringError {
+    /// The system call is blocked.
+    #[error(
+        "io_uring is forbidden here ({0}): the sysctl kernel.io_uring_disabled, or a seccomp \
+         profile such as Docker's default one; allow io_uring_setup, io_uring_enter and \
+         io_uring_register"
+    )]
+    Forbidden(io::Error),
+    /// The kernel lacks something.
+    #[error("this kernel ({release}) lacks {feature}; Tidegate needs Linux {KERNEL_MIN} or newer")]
+    Missing {
+        /// What it lacks.
+        feature: &'static str,
+        /// What `uname -r` says.
+        release: String,
+    },
+    /// Memory that the ring may lock is short.
+    #[error("not enough lockable memory for the ring ({0}): raise RLIMIT_MEMLOCK (ulimit -l)")]
+    Memory(io::Error),
+    /// Anything else.
+    #[error("{action}: {source}")]
+    Other {
+        /// What was being done.
+        action: &'static str,
+        /// How it failed.
+        source: io::Error,
+    },
+}
+
+/// Looks whether this system has all that the ring needs, by making one and asking it.
+///
+/// # Errors
+/// Says in one sentence what is missing and what to do.
+pub fn probe() -> Result<(), UringError> {
+    let config = UringConfig {
+        ring_entries: 8,
+        cq_entries: 16,
+        recv_buffers: 4,
+        recv_buffer_bytes: 4096,
+    };
+    UringKernel::new(config).map(drop)
+}
+
+/// A ring with its buffers, listeners and operations in flight.
+#[derive(Debug)]
+pub struct UringKernel {
+    ring: IoUringDebug,
+    eventfd: EventFd,
+    buffers: BufferRing,
+    listeners: Vec<Option<OwnedFd>>,
+    /// Sends in flight by slot index.
+    sends: Vec<Option<Box<InFlightSend>>>,
+    spare_sends: Vec<Box<InFlightSend>>,
+    /// Single receives in flight by slot index: few, so a map.
+    receives: HashMap<u32, Vec<u8>>,
+    /// Operations whose completion without `F_MORE` is still to come.
+    in_flight: usize,
+    enter_failures: u64,
+}
+
+/// `IoUring` has no `Debug` of its own.
+struct IoUringDebug(IoUring);
+
+impl std::fmt::Debug for IoUringDebug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IoUring")
+            .field("fd", &self.0.as_raw_fd())
+            .finish()
+    }
+}
+
+/// A batch that the kernel is sending, with the vector that tells it where.
+struct InFlightSend {
+    batch: SendBatch,
+    header: libc::msghdr,
+    vectors: [libc::iovec; SEND_SEGMENTS_MAX],
+}
+
+impl std::fmt::Debug for InFlightSend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InFlightSend")
+            .field("remaining", &self.batch.remaining())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Operation {
+    Accept = 1,
+    Receive,
+    ReceiveInto,
+    Send,
+    Close,
+    Cancel,
+}
+
+impl Operation {
+    const fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
+            1 => Self::Accept,
+            2 => Self::Receive,
+            3 => Self::ReceiveInto,
+            4 => Self::Send,
+            5 => Self::Close,
+            6 => Self::Cancel,
+            _ => return None,
+        })
+    }
+
+    /// Operation (8 bits), generation (24), index (32).
+    const fn tagged(self, tag: Tag) -> u64 {
+        ((self as u64) << 56) | ((tag.generation as u64) << 32) | tag.index as u64
+    }
+}
+
+const BUFFER_GROUP: u16 = 0;
+const PAGE_BYTES: usize = 4096;
+
+impl UringKernel {
+    /// Makes the ring on the calling thread, which must be the one that uses it.
+    ///
+    /// # Errors
+    /// [`UringError`] says what this system lacks.
+    pub fn new(config: UringConfig) -> Result<Self, UringError> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(config.cq_entries)
+            .build(config.ring_entries)
+            .map_err(setup_error)?;
+        let mut probe = Probe::new();
+        ring.submitter()
+            .register_probe(&mut probe)
+            .map_err(other("asking the ring for its operations"))?;
+        for (code, feature) in [
+            (opcode::RecvMulti::CODE, "io_uring receive"),
+            (opcode::AcceptMulti::CODE, "io_uring accept"),
+            (opcode::Send::CODE, "io_uring send"),
+            (opcode::SendMsg::CODE, "io_uring sendmsg"),
+            (opcode::Close::CODE, "io_uring close"),
+            (opcode::AsyncCancel::CODE, "io_uring cancel"),
+        ] {
+            if !probe.is_supported(code) {
+                return Err(missing(feature));
+            }
+        }
+        if !ring.params().is_feature_nodrop() || !ring.params().is_feature_submit_stable() {
+            return Err(missing("io_uring's NODROP and SUBMIT_STABLE"));
+        }
+        let buffers = BufferRing::new(&ring, config.recv_buffers, config.recv_buffer_bytes)?;
+        let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)
+            .map_err(|errno| other("making an eventfd")(errno.into()))?;
+        ring.submitter()
+            .register_eventfd(eventfd.as_fd().as_raw_fd())
+            .map_err(other("registering the eventfd"))?;
+        Ok(Self {
+            ring: IoUringDebug(ring),
+            eventfd,
+            buffers,
+            listeners: Vec::new(),
+            sends: Vec::new(),
+            spare_sends: Vec::new(),
+            receives: HashMap::new(),
+            in_flight: 0,
+            enter_failures: 0,
+        })
+    }
+
+    /// Takes a listening socket and starts accepting on it.
+    pub fn listen(&mut self, socket: OwnedFd) -> ListenerId {
+        let listener = self.listeners.len() as ListenerId;
+        self.listeners.push(Some(socket));
+        self.accept(listener);
+        listener
+    }
+
+    /// Signalled when entering the ring will find something.
+    pub fn eventfd(&self) -> BorrowedFd<'_> {
+        self.eventfd.as_fd()
+    }
+
+    /// Enters that failed for a reason other than an interruption, since the start.
+    pub const fn enter_failures(&self) -> u64 {
+        self.enter_failures
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: every entry built in this file points only at memory that this kernel owns
+            // until the operation's last completion (`sends`, `receives`, `buffers`) or at none.
+            if unsafe { self.ring.0.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // The queue is full: hand it over. The kernel always takes at least one entry.
+            self.enter();
+        }
+    }
+
+    fn start(&mut self, operation: Operation, tag: Tag, entry: squeue::Entry) {
+        self.in_flight += 1;
+        self.push(&entry.user_data(operation.tagged(tag)));
+    }
+
+    fn cancel(&mut self, operation: Operation, tag: Tag) {
+        // Its own completion says only whether something was found; what matters is the last
+        // completion of the operation itself.
+        let entry = opcode::AsyncCancel::new(operation.tagged(tag)).build();
+        self.start(Operation::Cancel, tag, entry);
+    }
+
+    fn on_entry(&mut self, entry: &cqueue::Entry) -> Option<Completion<OwnedFd>> {
+        let user_data = entry.user_data();
+        let tag = Tag {
+            index: user_data as u32,
+            generation: (user_data >> 32) as u32 & ((1 << Tag::GENERATION_BITS) - 1),
+        };
+        let operation = Operation::from_byte((user_data >> 56) as u8)?;
+        let more = cqueue::more(entry.flags());
+        if !more {
+            self.in_flight -= 1;
+        }
+        let result = entry.result();
+        let length = || usize::try_from(result).map_err(|_| -result);
+        match operation {
+            Operation::Cancel => None,
+            Operation::Close => Some(Completion::Close { tag }),
+            Operation::Accept => {
+                let result = if result < 0 {
+                    Err(-result)
+                } else {
+                    // SAFETY: a successful accept completion carries a descriptor that was made
+                    // for this completion and that nobody else knows.
+                    Ok(unsafe { OwnedFd::from_raw_fd(result) })
+                };
+                Some(Completion::Accept {
+                    listener: tag.index as ListenerId,
+                    result,
+                    more,
+                })
+            }
+            Operation::Receive => {
+                let chunk = cqueue::buffer_select(entry.flags()).map(|buffer| {
+                    self.buffers.taken += 1;
+                    Chunk {
+                        buffer,
+                        len: u32::try_from(result).unwrap_or(0),
+                    }
+                });
+                let received = match (result, chunk) {
+                    (1.., Some(chunk)) => Received::Data(chunk),
+                    (other, chunk) => {
+                        if let Some(chunk) = chunk {
+                            self.recycle(chunk);
+                        }
+                        if other == 0 {
+                            Received::Eof
+                        } else {
+                            Received::Failed(other.saturating_neg())
+                        }
+                    }
+                };
+                Some(Completion::Receive {
+                    tag,
+                    received,
+                    more,
+                })
+            }
+            Operation::ReceiveInto => {
+                let mut buf = self.receives.remove(&tag.index)?;
+                let result = length();
+                if let Ok(n) = result {
+                    debug_assert!(buf.len() + n <= buf.capacity());
+                    // SAFETY: the kernel was given the spare capacity of this very buffer and
+                    // says that it wrote `n` bytes there.
+                    unsafe { buf.set_len(buf.len() + n) };
+                }
+                Some(Completion::ReceiveInto { tag, buf, result })
+            }
+            Operation::Send => {
+                let mut send = self.sends.get_mut(tag.index as usize)?.take()?;
+                let batch = std::mem::take(&mut send.batch);
+                if self.spare_sends.len() < SPARE_SENDS_MAX {
+                    self.spare_sends.push(send);
+                }
+                Some(Completion::Send {
+                    tag,
+                    batch,
+                    result: length(),
+                })
+            }
+        }
+    }
+}
+
+/// Boxes for sends kept for the next send.
+const SPARE_SENDS_MAX: usize = 1024;
+
+impl Kernel for UringKernel {
+    type Socket = OwnedFd;
+
+    fn accept(&mut self, listener: ListenerId) {
+        let Some(Some(socket)) = self.listeners.get(listener as usize) else {
+            return;
+        };
+        // Blocking on purpose: io_uring answers EAGAIN for non-blocking sockets instead of
+        // waiting for them.
+        let entry = opcode::AcceptMulti::new(types::Fd(socket.as_raw_fd()))
+            .flags(libc::SOCK_CLOEXEC)
+            .build();
+        self.start(Operation::Accept, listener_tag(listener), entry);
+    }
+
+    fn stop_listener(&mut self, listener: ListenerId) {
+        if let Some(socket) = self
+            .listeners
+            .get_mut(listener as usize)
+            .and_then(Option::take)
+        {
+            self.cancel(Operation::Accept, listener_tag(listener));
+            // The cancel must reach the kernel while the descriptor is still this listener.
+            self.enter();
+            drop(socket);
+        }
+    }
+
+    fn listeners(&self) -> ListenerId {
+        self.listeners.len() as ListenerId
+    }
+
+    fn receive(&mut self, socket: &OwnedFd, key: Key) {
+        let entry = opcode::RecvMulti::new(types::Fd(socket.as_raw_fd()), BUFFER_GROUP).build();
+        self.start(Operation::Receive, Tag::of(key), entry);
+    }
+
+    fn receive_into(&mut self, socket: &OwnedFd, key: Key, mut buf: Vec<u8>, bytes_max: usize) {
+        buf.reserve(1);
+        let spare = buf.spare_capacity_mut();
+        let len = spare.len().min(bytes_max).min(u32::MAX as usize) as u32;
+        let entry = opcode::Recv::new(
+            types::Fd(socket.as_raw_fd()),
+            spare.as_mut_ptr().cast::<u8>(),
+            len,
+        )
+        .build();
+        self.receives.insert(key.index, buf);
+        self.start(Operation::ReceiveInto, Tag::of(key), entry);
+    }
+
+    fn cancel_receive(&mut self, key: Key) {
+        self.cancel(Operation::Receive, Tag::of(key));
+    }
+
+    fn cancel_receive_into(&mut self, key: Key) {
+        self.cancel(Operation::ReceiveInto, Tag::of(key));
+    }
+
+    fn send(&mut self, socket: &OwnedFd, key: Key, batch: SendBatch) {
+        let mut send = self.spare_sends.pop().unwrap_or_else(InFlightSend::boxed);
+        send.batch = batch;
+        let fd = types::Fd(socket.as_raw_fd());
+        let entry = if let Some(run) = single(&send.batch) {
+            opcode::Send::new(fd, run.as_ptr(), run.len().min(u32::MAX as usize) as u32)
+                .flags(libc::MSG_NOSIGNAL)
+                .build()
+        } else {
+            let mut count = 0;
+            for run in send.batch.pending().take(SEND_SEGMENTS_MAX) {
+                send.vectors[count] = libc::iovec {
+                    iov_base: run.as_ptr().cast_mut().cast(),
+                    iov_len: run.len(),
+                };
+                count += 1;
+            }
+            send.header.msg_iov = send.vectors.as_mut_ptr();
+            send.header.msg_iovlen = count as _;
+            opcode::SendMsg::new(fd, &raw const send.header)
+                .flags(libc::MSG_NOSIGNAL as u32)
+                .build()
+        };
+        let index = key.index as usize;
+        if self.sends.len() <= index {
+            self.sends.resize_with(index + 1, || None);
+        }
+        debug_assert!(self.sends[index].is_none());
+        self.sends[index] = Some(send);
+        self.start(Operation::Send, Tag::of(key), entry);
+    }
+
+    fn cancel_send(&mut self, key: Key) {
+        self.cancel(Operation::Send, Tag::of(key));
+    }
+
+    fn shutdown_write(&mut self, socket: &OwnedFd) {
+        // A peer that is gone already needs no end.
+        let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
+    }
+
+    fn set_reset(&mut self, socket: &OwnedFd) {
+        // Without it the close is an orderly one, which is no worse than the peer deserves.
+        let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    fn close(&mut self, socket: OwnedFd, key: Key) {
+        // The descriptor's ownership passes to the kernel with the close operation.
+        let entry = opcode::Close::new(types::Fd(socket.into_raw_fd())).build();
+        self.start(Operation::Close, Tag::of(key), entry);
+    }
+
+    fn peer_addr(&self, socket: &OwnedFd) -> Option<SocketAddr> {
+        socket2::SockRef::from(socket).peer_addr().ok()?.as_socket()
+    }
+
+    fn enter(&mut self) {
+        let to_submit = self.ring.0.submission().len() as u32;
+        let flags = io_uring::EnterFlags::GETEVENTS.bits();
+        loop {
+            // SAFETY: no argument structure is passed; the entries in the queue are covered by
+            // the reasoning at `push`.
+            let entered = unsafe {
+                let submitter = self.ring.0.submitter();
+                submitter.enter::<libc::sigset_t>(to_submit, 0, flags, None)
+            };
+            match entered {
+                Ok(_) => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // EBUSY: the completion queue must be emptied first, which the caller does next.
+                // EAGAIN: memory is short; the entries stay queued for the next enter.
+                Err(_) => {
+                    self.enter_failures += 1;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn next_completion(&mut self) -> Option<Completion<OwnedFd>> {
+        loop {
+            let entry = self.ring.0.completion().next()?;
+            if let Some(completion) = self.on_entry(&entry) {
+                return Some(completion);
+            }
+        }
+    }
+
+    fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8] {
+        self.buffers.chunk_mut(chunk)
+    }
+
+    fn recycle(&mut self, chunk: Chunk) {
+        self.buffers.taken -= 1;
+        self.buffers.provide(chunk.buffer);
+    }
+
+    fn buffers_free(&self) -> usize {
+        usize::from(self.buffers.count) - self.buffers.taken
+    }
+
+    fn overflows(&self) -> u64 {
+        // SAFETY: no other view of the completion queue exists while `self` is borrowed here, and
+        // the shared view only reads the overflow counter.
+        u64::from(unsafe { self.ring.0.completion_shared() }.overflow())
+    }
+}
+
+impl Drop for UringKernel {
+    fn drop(&mut self) {
+        if self.in_flight > 0 {
+            self.buffers.leak();
+            for send in self.sends.drain(..).flatten() {
+                Box::leak(send);
+            }
+            for (_, buf) in self.receives.drain() {
+                buf.leak();
+            }
+        }
+    }
+}
+
+impl InFlightSend {
+    fn boxed() -> Box<Self> {
+        Box::new(Self {
+            batch: SendBatch::default(),
+            // SAFETY: all-zero is a valid msghdr and a valid iovec: null pointers with length 0.
+            header: unsafe { std::mem::zeroed() },
+            vectors: [libc::iovec {
+                iov_base: ptr::null_mut(),
+                iov_len: 0,
+            }; SEND_SEGMENTS_MAX],
+        })
+    }
+}
+
+/// The shared receive buffers, and the ring through which the kernel takes them.
+#[derive(Debug)]
+struct BufferRing {
+    entries: NonNull<types::BufRingEntry>,
+    memory: NonNull<u8>,
+    count: u16,
+    bytes: u32,
+    tail: u16,
+    /// Buffers that the kernel filled and that have not been provided again.
+    taken: usize,
+    leaked: bool,
+}
+
+impl BufferRing {
+    fn new(ring: &IoUring, count: u16, bytes: u32) -> Result<Self, UringError> {
+        assert!(
+            count.is_power_of_two() && bytes > 0,
+            "invariant: checked by config"
+        );
+        let (entries_layout, memory_layout) = Self::layouts(count, bytes);
+        // SAFETY: both layouts have a size above zero.
+        let (entries, memory) = unsafe {
+            (
+                alloc::alloc_zeroed(entries_layout),
+                alloc::alloc(memory_layout),
+            )
+        };
+        let Some(entries) = NonNull::new(entries.cast::<types::BufRingEntry>()) else {
+            alloc::handle_alloc_error(entries_layout)
+        };
+        let Some(memory) = NonNull::new(memory) else {
+            alloc::handle_alloc_error(memory_layout)
+        };
+        let mut buffers = Self {
+            entries,
+            memory,
+            count,
+            bytes,
+            tail: 0,
+            taken: 0,
+            leaked: false,
+        };
+        // SAFETY: the entries are page-aligned, `count` of them, and live until the ring is gone:
+        // `UringKernel` drops its ring first (field order) and leaks them if anything is in flight.
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(
+                entries.as_ptr() as u64,
+                count,
+                BUFFER_GROUP,
+                0,
+            )
+        }
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => missing("io_uring buffer rings"),
+            Some(libc::ENOMEM) => UringError::Memory(error),
+            _ => other("registering the receive buffers")(error),
+        })?;
+        for buffer in 0..count {
+            buffers.provide(buffer);
+        }
+        Ok(buffers)
+    }
+
+    fn layouts(count: u16, bytes: u32) -> (Layout, Layout) {
+        let entries = size_of::<types::BufRingEntry>() * usize::from(count);
+        let memory = bytes as usize * usize::from(count);
+        let layout = |size| {
+            Layout::from_size_align(size, PAGE_BYTES).expect("invariant: config bounds the sizes")
+        };
+        (layout(entries), layout(memory))
+    }
+
+    fn provide(&mut self, buffer: u16) {
+        debug_assert!(buffer < self.count);
+        let slot = usize::from(self.tail & (self.count - 1));
+        // SAFETY: `slot` and `buffer` are below `count`; the kernel reads an entry only after the
+        // tail, stored below with release, has passed it, and this thread alone writes both.
+        unsafe {
+            let entry = &mut *self.entries.as_ptr().add(slot);
+            let memory = self
+                .memory
+                .as_ptr()
+                .add(usize::from(buffer) * self.bytes as usize);
+            entry.set_addr(memory as u64);
+            entry.set_len(self.bytes);
+            entry.set_bid(buffer);
+            self.tail = self.tail.wrapping_add(1);
+            let tail = types::BufRingEntry::tail(self.entries.as_ptr());
+            AtomicU16::from_ptr(tail.cast_mut()).store(self.tail, Ordering::Release);
+        }
+    }
+
+    fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8] {
+        assert!(chunk.buffer < self.count && chunk.len <= self.bytes);
+        // SAFETY: the buffer lies within `memory`; the kernel has filled its first `len` bytes and
+        // does not touch it until it is provided again, which consumes the chunk; the returned
+        // borrow keeps `self`, and so every other chunk's view, exclusive.
+        unsafe {
+            let start = usize::from(chunk.buffer) * self.bytes as usize;
+            std::slice::from_raw_parts_mut(self.memory.as_ptr().add(start), chunk.len as usize)
+        }
+    }
+
+    fn leak(&mut self) {
+        self.leaked = true;
+    }
+}
+
+impl Drop for BufferRing {
+    fn drop(&mut self) {
+        if !self.leaked {
+            let (entries, memory) = Self::layouts(self.count, self.bytes);
+            // SAFETY: allocated in `new` with these very layouts, and nothing in flight can touch
+            // them: `UringKernel` leaks them otherwise.
+            unsafe {
+                alloc::dealloc(self.entries.as_ptr().cast(), entries);
+                alloc::dealloc(self.memory.as_ptr(), memory);
+            }
+        }
+    }
+}
+
+/// The batch's pending bytes if they are one run.
+fn single(batch: &SendBatch) -> Option<&[u8]> {
+    let mut runs = batch.pending();
+    let first = runs.next()?;
+    runs.next().is_none().then_some(first)
+}
+
+const fn listener_tag(listener: ListenerId) -> Tag {
+    Tag {
+        index: listener as u32,
+        generation: 0,
+    }
+}
+
+fn setup_error(error: io::Error) -> UringError {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => UringError::Forbidden(error),
+        Some(libc::EINVAL) => missing("io_uring's DEFER_TASKRUN"),
+        Some(libc::ENOMEM) => UringError::Memory(error),
+        _ => other("making the ring")(error),
+    }
+}
+
+fn missing(feature: &'static str) -> UringError {
+    let release = nix::sys::utsname::uname().map_or_else(
+        |_| "of unknown release".to_owned(),
+        |name| name.release().to_string_lossy().into_owned(),
+    );
+    UringError::Missing { feature, release }
+}
+
+fn other(action: &'static str) -> impl FnOnce(io::Error) -> UringError {
+    move |source| UringError::Other { action, source }
+}
+
