@@ -4,6 +4,7 @@
 //! [`time::Now`], randomness as a seeded [`rng::Rng`].
 
 pub mod counters;
+pub mod ids;
 pub mod limits;
 pub mod rng;
 pub mod segments;
