@@ -1,0 +1,87 @@
+//! L2: one client past its handshake: who it is, where it is a member, what waits for it.
+//!
+//! A [`Session`] never sees a frame, a request or a socket; it belongs to a transport, which has
+//! its [`outbound`] queue.
+
+pub mod outbound;
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::base::{
+    ids::{ClientId, Encoding},
+    slab::Key,
+};
+
+/// A room as one core's members see it.
+pub type LocalRoomKey = Key;
+
+/// Where a client stands in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The room.
+    pub room: LocalRoomKey,
+    /// Where the room's own list holds this session.
+    pub place: Place,
+}
+
+/// See [`Membership::place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Asked for, not answered yet.
+    Joining,
+    /// At this index.
+    At(u32),
+}
+
+/// A client past its handshake.
+#[derive(Debug)]
+pub struct Session {
+    /// Its public name.
+    pub client: ClientId,
+    /// Its user, if it named one.
+    pub user: Option<Arc<str>>,
+    /// How its messages are written.
+    pub encoding: Encoding,
+    /// The transport that serves it now.
+    pub transport: Key,
+    /// Its rooms, the reserved ones included.
+    pub rooms: SmallVec<[Membership; 2]>,
+    /// How many direct messages it got.
+    pub directs: u64,
+}
+
+impl Session {
+    /// A session without rooms.
+    pub const fn new(
+        client: ClientId,
+        user: Option<Arc<str>>,
+        encoding: Encoding,
+        transport: Key,
+    ) -> Self {
+        Self {
+            client,
+            user,
+            encoding,
+            transport,
+            rooms: SmallVec::new_const(),
+            directs: 0,
+        }
+    }
+
+    /// Its membership in `room`, asked for or held.
+    pub fn membership(&self, room: LocalRoomKey) -> Option<&Membership> {
+        self.rooms.iter().find(|m| m.room == room)
+    }
+
+    /// Its membership in `room`, asked for or held.
+    pub fn membership_mut(&mut self, room: LocalRoomKey) -> Option<&mut Membership> {
+        self.rooms.iter_mut().find(|m| m.room == room)
+    }
+
+    /// Forgets its membership in `room`.
+    pub fn forget(&mut self, room: LocalRoomKey) {
+        self.rooms.retain(|m| m.room != room);
+    }
+}
