@@ -112,7 +112,13 @@ mod tests {
 
     #[test]
     fn other_texts_are_no_ids() {
-        for text in ["", "short", "0123456789abcdeu", "0123456789abcde", "ÄÄÄÄÄÄÄÄ"] {
+        for text in [
+            "",
+            "short",
+            "0123456789abcdeu",
+            "0123456789abcde",
+            "ÄÄÄÄÄÄÄÄ",
+        ] {
             assert_eq!(ClientId::decode(text), None, "{text}");
         }
     }

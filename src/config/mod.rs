@@ -188,10 +188,12 @@ impl Config {
                 .try_into()
                 .map_err(|e: toml::de::Error| invalid(e.message().to_owned()))?;
         }
-        table.try_into().map_err(|e: toml::de::Error| ConfigError::Invalid {
-            origin: "configuration".to_owned(),
-            message: e.message().to_owned(),
-        })
+        table
+            .try_into()
+            .map_err(|e: toml::de::Error| ConfigError::Invalid {
+                origin: "configuration".to_owned(),
+                message: e.message().to_owned(),
+            })
     }
 
     /// Checks what no single value shows.
@@ -251,7 +253,10 @@ impl Config {
             engine.cq_entries >= engine.ring_entries && engine.cq_entries <= 1 << 16,
             "engine.cq_entries must lie between engine.ring_entries and 65536",
         );
-        check(self.server.backlog > 0, "server.backlog must be more than 0");
+        check(
+            self.server.backlog > 0,
+            "server.backlog must be more than 0",
+        );
         if wrong.is_empty() {
             Ok(())
         } else {
@@ -329,8 +334,13 @@ mod tests {
     #[test]
     fn errors_name_the_file_and_line_or_the_setting() {
         let file = "[limits]\nping_intervall = \"5s\"\n";
-        let error = Config::load(Some(("t.toml", file)), &[]).unwrap_err().to_string();
-        assert!(error.contains("t.toml") && error.contains("line 2"), "{error}");
+        let error = Config::load(Some(("t.toml", file)), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("t.toml") && error.contains("line 2"),
+            "{error}"
+        );
         assert!(error.contains("ping_interval"), "{error}");
         for (setting, part) in [
             ("limits.nope=1", "nope"),

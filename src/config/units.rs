@@ -89,8 +89,7 @@ impl<'de> Deserialize<'de> for Span {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
-                Span::parse(text)
-                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+                Span::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -131,11 +130,7 @@ mod tests {
             ("s", None),
             ("-1s", None),
         ] {
-            assert_eq!(
-                Span::parse(text).map(|s| s.0.as_millis()),
-                millis,
-                "{text}"
-            );
+            assert_eq!(Span::parse(text).map(|s| s.0.as_millis()), millis, "{text}");
         }
     }
 }

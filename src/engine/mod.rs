@@ -9,7 +9,10 @@
 
 pub mod sim;
 pub mod slots;
-#[allow(unsafe_code, reason = "the kernel reads and writes memory that this file lends it")]
+#[allow(
+    unsafe_code,
+    reason = "the kernel reads and writes memory that this file lends it"
+)]
 pub mod uring;
 
 use std::net::SocketAddr;

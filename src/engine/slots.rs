@@ -534,7 +534,10 @@ impl<K: Kernel> Engine for Slots<K> {
             && !slot.closing
             && let Some(socket) = &slot.socket
         {
-            assert!(!slot.sending, "invariant: one send in flight per connection");
+            assert!(
+                !slot.sending,
+                "invariant: one send in flight per connection"
+            );
             slot.sending = true;
             self.sends_in_flight += 1;
             self.kernel.send(socket, conn, batch);

@@ -24,6 +24,8 @@ pub struct Membership {
     pub room: LocalRoomKey,
     /// Where the room's own list holds this session.
     pub place: Place,
+    /// Joins that were asked for and not answered yet.
+    pub pending: u32,
 }
 
 /// See [`Membership::place`].

@@ -188,9 +188,7 @@ impl<'a> Fields<'a> {
     }
 
     fn data(&self) -> Result<&'a str, CommandError> {
-        self.data
-            .map(RawValue::get)
-            .ok_or_else(|| missing("data"))
+        self.data.map(RawValue::get).ok_or_else(|| missing("data"))
     }
 
     fn state(&self) -> Result<Option<&'a str>, CommandError> {
@@ -282,7 +280,9 @@ fn optional_string<'a>(
     };
     let value = match raw.as_bytes() {
         b"null" => return Ok(None),
-        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => Cow::Borrowed(&raw[1..raw.len() - 1]),
+        [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => {
+            Cow::Borrowed(&raw[1..raw.len() - 1])
+        }
         [b'"', ..] => Cow::Owned(
             serde_json::from_str(raw)
                 .map_err(|_| invalid(format!("`{field}` is not a string of Unicode text")))?,
@@ -365,6 +365,11 @@ impl<'a> Object<'a> {
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(kind.as_bytes());
         out.push(b'"');
+        Self { out }
+    }
+
+    /// Goes on with an object whose beginning stands in `out` already.
+    pub const fn resume(out: &'a mut Vec<u8>) -> Self {
         Self { out }
     }
 
@@ -488,7 +493,9 @@ mod tests {
     #[test]
     fn optional_fields_may_be_null() {
         assert_eq!(
-            decode(r#"{"type":"join","room":"r","id":null,"presence":null,"state":null,"since":null}"#),
+            decode(
+                r#"{"type":"join","room":"r","id":null,"presence":null,"state":null,"since":null}"#
+            ),
             Ok(Envelope {
                 id: None,
                 command: Command::Join {
@@ -519,7 +526,13 @@ mod tests {
         };
         assert!(join(r#"{"epoch":"e","seq":3}"#));
         assert!(join(r#"{"ts":3}"#));
-        for wrong in [r#"{"epoch":"e"}"#, "{}", "[\"e\",3]", "3", r#"{"epoch":"e","seq":-1}"#] {
+        for wrong in [
+            r#"{"epoch":"e"}"#,
+            "{}",
+            "[\"e\",3]",
+            "3",
+            r#"{"epoch":"e","seq":-1}"#,
+        ] {
             assert!(!join(wrong), "{wrong}");
         }
     }
@@ -529,10 +542,22 @@ mod tests {
         for (text, field) in [
             (r#"{"id":"7","type":"publish","room":"r"}"#, "`data`"),
             (r#"{"id":"7","type":"publish","room":3,"data":1}"#, "`room`"),
-            (r#"{"id":"7","type":"publish","room":"","data":1}"#, "`room`"),
-            (r#"{"id":"7","type":"publish","room":"a\nb","data":1}"#, "`room`"),
-            (r#"{"id":"7","type":"publish","room":"r","data":1,"echo":1}"#, "`echo`"),
-            (r#"{"id":"7","type":"publish","room":"r","data":1,"mid":[]}"#, "`mid`"),
+            (
+                r#"{"id":"7","type":"publish","room":"","data":1}"#,
+                "`room`",
+            ),
+            (
+                r#"{"id":"7","type":"publish","room":"a\nb","data":1}"#,
+                "`room`",
+            ),
+            (
+                r#"{"id":"7","type":"publish","room":"r","data":1,"echo":1}"#,
+                "`echo`",
+            ),
+            (
+                r#"{"id":"7","type":"publish","room":"r","data":1,"mid":[]}"#,
+                "`mid`",
+            ),
             (r#"{"id":"7","type":"send","data":1}"#, "`to`"),
             (r#"{"id":"7","type":"send","to":{},"data":1}"#, "`to`"),
             (r#"{"id":"7","type":"send","to":["u"],"data":1}"#, "`to`"),
@@ -564,10 +589,16 @@ mod tests {
     #[test]
     fn unknown_types_and_broken_json_are_told_apart() {
         assert_eq!(error(r#"{"type":"nope"}"#).1, ErrorCode::UnknownType);
-        assert_eq!(error(r#"{"type":"history","room":"r"}"#).1, ErrorCode::UnknownType);
+        assert_eq!(
+            error(r#"{"type":"history","room":"r"}"#).1,
+            ErrorCode::UnknownType
+        );
         assert_eq!(error(r#"{"type":"ping""#).1, ErrorCode::ParseError);
         assert_eq!(error(r#"{"type":"ping"} x"#).1, ErrorCode::ParseError);
-        assert_eq!(error(r#"{"type":"ping","type":"pong"}"#).1, ErrorCode::InvalidMessage);
+        assert_eq!(
+            error(r#"{"type":"ping","type":"pong"}"#).1,
+            ErrorCode::InvalidMessage
+        );
         assert_eq!(split("nonsense").unwrap_err().code, ErrorCode::ParseError);
         assert_eq!(split("").unwrap_err().code, ErrorCode::ParseError);
         assert_eq!(split("5").unwrap_err().code, ErrorCode::InvalidMessage);

@@ -141,6 +141,14 @@ impl ErrorCode {
             Self::Overloaded => "OVERLOADED",
         }
     }
+
+    /// When the same command may succeed, in milliseconds; none if not by waiting.
+    pub const fn retry_after_ms(self) -> Option<u64> {
+        match self {
+            Self::Overloaded => Some(100),
+            _ => None,
+        }
+    }
 }
 
 /// Why a command was not carried out, in the client's terms.

@@ -1,0 +1,532 @@
+//! Rooms as one core's members see them: who is here, and what is still to be handed out.
+//!
+//! Everything that a home says about a room goes through the room's **lane**, first in, first
+//! out: messages, answers to members, and the changes of membership themselves. So a message
+//! reaches exactly those who were members when it stood at the lane's head, an `ok` stands at its
+//! place in the stream, and the list of members does not change under a fan-out that goes on
+//! over several turns.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use compact_str::CompactString;
+use hashbrown::HashMap;
+
+use super::{
+    ALL_ROOM, Output, Outputs,
+    wire::{Delivery, Frames, HomeRoomKey, Reply, RoomRef},
+};
+use crate::{
+    base::{
+        ids::{ClientId, CoreId, Encoding, SessionKey},
+        segments::SharedFrame,
+        slab::Slab,
+    },
+    session::{LocalRoomKey, Membership, Place, Session},
+};
+
+/// The sessions of a core.
+pub type Sessions = Slab<Session>;
+
+/// One core's members, room by room.
+#[derive(Debug)]
+pub struct Edge {
+    rooms: Slab<LocalRoom>,
+    by_name: HashMap<Arc<str>, LocalRoomKey, ahash::RandomState>,
+    all_room: LocalRoomKey,
+    /// Rooms whose lane is not empty, in the order in which they get their turn.
+    pub(crate) busy: VecDeque<LocalRoomKey>,
+    memberships: usize,
+}
+
+/// A room on this core. It exists while it has members, joiners or something to hand out.
+#[derive(Debug)]
+pub struct LocalRoom {
+    name: Arc<str>,
+    home_core: CoreId,
+    home: Option<HomeRoomKey>,
+    members: [Vec<SessionKey>; Encoding::COUNT],
+    joining: u32,
+    lane: VecDeque<LaneItem>,
+    sweeping: bool,
+}
+
+#[derive(Debug)]
+enum LaneItem {
+    Frames(FanOut),
+    Reply {
+        to: SessionKey,
+        id: Option<CompactString>,
+        reply: Reply,
+    },
+    /// Sessions ended while the lane was busy: strike out all that are gone by now.
+    Sweep,
+}
+
+/// A message on its way to a room's members, with a mark of how far it got.
+#[derive(Debug)]
+struct FanOut {
+    frames: [Option<SharedFrame>; Encoding::COUNT],
+    skip: Option<SessionKey>,
+    from: CoreId,
+    window: u64,
+    encoding: usize,
+    cursor: usize,
+}
+
+/// Receives what a fan-out hands out.
+pub trait Receivers {
+    /// Queues `frame` for one member.
+    fn deliver(&mut self, to: SessionKey, frame: &SharedFrame);
+}
+
+impl LocalRoom {
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Its home core.
+    pub const fn home_core(&self) -> CoreId {
+        self.home_core
+    }
+
+    /// How requests to its home name it.
+    pub fn home_ref(&self) -> RoomRef {
+        match self.home {
+            Some(key) => RoomRef::Key(key),
+            None => RoomRef::Name(Arc::clone(&self.name)),
+        }
+    }
+
+    /// Strikes out the members whose sessions are gone.
+    fn sweep(&mut self, key: LocalRoomKey, sessions: &mut Sessions) {
+        for members in &mut self.members {
+            members.retain(|member| sessions.get(*member).is_some());
+            for (at, member) in members.iter().enumerate() {
+                if let Some(session) = sessions.get_mut(*member)
+                    && let Some(membership) = session.membership_mut(key)
+                {
+                    membership.place = Place::At(at as u32);
+                }
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.joining == 0 && self.lane.is_empty() && self.members.iter().all(Vec::is_empty)
+    }
+}
+
+impl Edge {
+    /// No rooms but the reserved one, whose home is `all_home`.
+    pub fn new(all_home: CoreId) -> Self {
+        let mut edge = Self {
+            rooms: Slab::new(0),
+            by_name: HashMap::default(),
+            all_room: LocalRoomKey {
+                index: 0,
+                generation: 0,
+            },
+            busy: VecDeque::new(),
+            memberships: 0,
+        };
+        edge.all_room = edge.open(ALL_ROOM, all_home);
+        // Never closed: as if someone were always about to join.
+        edge.room_mut(edge.all_room).joining = 1;
+        edge
+    }
+
+    /// The reserved room that every session is in; the same key on every core.
+    pub const fn all_room(&self) -> LocalRoomKey {
+        self.all_room
+    }
+
+    /// Memberships held, without the reserved rooms'.
+    pub const fn memberships(&self) -> usize {
+        self.memberships
+    }
+
+    /// Rooms known here, without the reserved one.
+    pub fn len(&self) -> usize {
+        self.rooms.len() - 1
+    }
+
+    /// Whether no room is known here but the reserved one.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The room of that name, if it has anything to do with this core.
+    pub fn find(&self, name: &str) -> Option<LocalRoomKey> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The room at `key`.
+    pub fn get(&self, key: LocalRoomKey) -> Option<&LocalRoom> {
+        self.rooms.get(key)
+    }
+
+    fn room_mut(&mut self, key: LocalRoomKey) -> &mut LocalRoom {
+        self.rooms
+            .get_mut(key)
+            .expect("invariant: a room is there while something refers to it")
+    }
+
+    fn open(&mut self, name: &str, home_core: CoreId) -> LocalRoomKey {
+        let name: Arc<str> = Arc::from(name);
+        let key = self.rooms.insert(LocalRoom {
+            name: Arc::clone(&name),
+            home_core,
+            home: None,
+            members: [const { Vec::new() }; Encoding::COUNT],
+            joining: 0,
+            lane: VecDeque::new(),
+            sweeping: false,
+        });
+        self.by_name.insert(name, key);
+        key
+    }
+
+    fn close_if_idle(&mut self, key: LocalRoomKey) {
+        if self.rooms.get(key).is_some_and(LocalRoom::is_idle)
+            && let Some(room) = self.rooms.remove(key)
+        {
+            self.by_name.remove(&room.name);
+        }
+    }
+
+    /// Puts a session into the reserved room.
+    pub fn enter_all_room(&mut self, to: SessionKey, session: &mut Session) {
+        let key = self.all_room;
+        let place = self.add(key, to, session.encoding);
+        session.rooms.push(Membership {
+            room: key,
+            place,
+            pending: 0,
+        });
+    }
+
+    /// Notes that a session asks to join; the answer comes through the room's lane.
+    pub fn begin_join(
+        &mut self,
+        name: &str,
+        home_core: CoreId,
+        session: &mut Session,
+    ) -> LocalRoomKey {
+        let key = self
+            .find(name)
+            .unwrap_or_else(|| self.open(name, home_core));
+        self.room_mut(key).joining += 1;
+        match session.membership_mut(key) {
+            Some(membership) => membership.pending += 1,
+            None => session.rooms.push(Membership {
+                room: key,
+                place: Place::Joining,
+                pending: 1,
+            }),
+        }
+        key
+    }
+
+    /// Takes what a home or another core sent.
+    pub fn handle_delivery(
+        &mut self,
+        core: CoreId,
+        from: CoreId,
+        delivery: Delivery,
+        sessions: &mut Sessions,
+        out: &mut Outputs,
+    ) {
+        match delivery {
+            Delivery::Frames {
+                room,
+                frames,
+                skip,
+                window,
+            } => {
+                let skip = skip.filter(|c| c.core == core).map(|c| c.session);
+                self.on_frames(from, room, frames, skip, window, out);
+            }
+            Delivery::Reply {
+                room,
+                client,
+                id,
+                reply,
+            } => {
+                let to = client.session;
+                match room.filter(|key| self.rooms.get(*key).is_some()) {
+                    Some(key) => {
+                        let room = self.room_mut(key);
+                        if room.lane.is_empty() {
+                            self.on_reply(key, to, id, reply, sessions, out);
+                        } else {
+                            room.lane.push_back(LaneItem::Reply { to, id, reply });
+                        }
+                    }
+                    None => out.push_back(Output::Reply { to, id, reply }),
+                }
+            }
+            Delivery::Direct {
+                client,
+                message,
+                window,
+            } => {
+                let to = client.session;
+                out.push_back(Output::Direct { to, message });
+                out.push_back(Output::ReturnWindow {
+                    to: from,
+                    bytes: window,
+                });
+            }
+        }
+    }
+
+    fn on_frames(
+        &mut self,
+        from: CoreId,
+        key: LocalRoomKey,
+        frames: Frames,
+        skip: Option<SessionKey>,
+        window: u64,
+        out: &mut Outputs,
+    ) {
+        let Some(room) = self.rooms.get_mut(key) else {
+            // The last member left while this was on its way.
+            out.push_back(Output::ReturnWindow {
+                to: from,
+                bytes: window,
+            });
+            return;
+        };
+        if room.lane.is_empty() {
+            self.busy.push_back(key);
+        }
+        room.lane.push_back(LaneItem::Frames(FanOut {
+            frames: frames.by_encoding.map(|frame| frame.map(SharedFrame::new)),
+            skip,
+            from,
+            window,
+            encoding: 0,
+            cursor: 0,
+        }));
+    }
+
+    fn on_reply(
+        &mut self,
+        key: LocalRoomKey,
+        to: SessionKey,
+        id: Option<CompactString>,
+        reply: Reply,
+        sessions: &mut Sessions,
+        out: &mut Outputs,
+    ) {
+        // A session that is gone by now has sent its `leave` behind its `join`.
+        let session = sessions.get_mut(to);
+        match &reply {
+            Reply::Joined(joined) => {
+                let room = self.room_mut(key);
+                room.joining -= 1;
+                room.home = Some(joined.home);
+                if let Some(session) = session {
+                    let encoding = session.encoding;
+                    if let Some(membership) = session.membership_mut(key) {
+                        membership.pending -= 1;
+                        if membership.place == Place::Joining {
+                            membership.place = self.add(key, to, encoding);
+                            self.memberships += 1;
+                        }
+                    }
+                }
+            }
+            Reply::JoinRefused(_) => {
+                self.room_mut(key).joining -= 1;
+                if let Some(session) = session
+                    && let Some(membership) = session.membership_mut(key)
+                {
+                    membership.pending -= 1;
+                    if membership.place == Place::Joining && membership.pending == 0 {
+                        session.forget(key);
+                    }
+                }
+            }
+            Reply::Left => {
+                if let Some(session) = session
+                    && let Some(membership) = session.membership_mut(key)
+                    && let Place::At(at) = membership.place
+                {
+                    membership.place = Place::Joining;
+                    let pending = membership.pending;
+                    let encoding = session.encoding;
+                    if pending == 0 {
+                        session.forget(key);
+                    }
+                    self.memberships -= 1;
+                    self.take_out(key, encoding, at, sessions);
+                }
+            }
+            _ => {}
+        }
+        out.push_back(Output::Reply { to, id, reply });
+        self.close_if_idle(key);
+    }
+
+    fn add(&mut self, key: LocalRoomKey, to: SessionKey, encoding: Encoding) -> Place {
+        let members = &mut self.room_mut(key).members[encoding.index()];
+        members.push(to);
+        Place::At((members.len() - 1) as u32)
+    }
+
+    /// Takes a member out of a room whose lane is empty, and tells the one that takes its place.
+    fn take_out(
+        &mut self,
+        key: LocalRoomKey,
+        encoding: Encoding,
+        at: u32,
+        sessions: &mut Sessions,
+    ) {
+        let members = &mut self.room_mut(key).members[encoding.index()];
+        members.swap_remove(at as usize);
+        if let Some(moved) = members.get(at as usize).copied()
+            && let Some(session) = sessions.get_mut(moved)
+            && let Some(membership) = session.membership_mut(key)
+        {
+            membership.place = Place::At(at);
+        } else if members.len() * 4 < members.capacity() && members.capacity() > 16 {
+            members.shrink_to(members.len() * 2);
+        }
+    }
+
+    /// A session ends: it is no member of this room any more. The home is told by the caller.
+    ///
+    /// Its place in a room that is handing out is given up when the lane gets there.
+    pub fn end_membership(
+        &mut self,
+        membership: Membership,
+        encoding: Encoding,
+        sessions: &mut Sessions,
+    ) {
+        let key = membership.room;
+        let Place::At(at) = membership.place else {
+            return;
+        };
+        if key != self.all_room {
+            self.memberships -= 1;
+        }
+        let room = self.room_mut(key);
+        if room.lane.is_empty() {
+            self.take_out(key, encoding, at, sessions);
+            self.close_if_idle(key);
+        } else if !std::mem::replace(&mut room.sweeping, true) {
+            room.lane.push_back(LaneItem::Sweep);
+        }
+    }
+
+    /// Hands out what waits, room by room, until `budget` deliveries are made. Says how many.
+    pub fn run(
+        &mut self,
+        mut budget: usize,
+        sessions: &mut Sessions,
+        receivers: &mut impl Receivers,
+        out: &mut Outputs,
+    ) -> usize {
+        let before = budget;
+        // Each room gets at most a part, so that a huge one does not hold up the others.
+        while budget > 0
+            && let Some(key) = self.busy.pop_front()
+        {
+            let share = budget.min(ROOM_SHARE);
+            let used = self.run_room(key, share, sessions, receivers, out);
+            budget -= used.min(budget);
+            if self
+                .rooms
+                .get(key)
+                .is_some_and(|room| !room.lane.is_empty())
+            {
+                self.busy.push_back(key);
+            } else {
+                self.close_if_idle(key);
+            }
+        }
+        before - budget
+    }
+
+    fn run_room(
+        &mut self,
+        key: LocalRoomKey,
+        share: usize,
+        sessions: &mut Sessions,
+        receivers: &mut impl Receivers,
+        out: &mut Outputs,
+    ) -> usize {
+        let mut used = 0;
+        while used < share {
+            let Some(room) = self.rooms.get_mut(key) else {
+                return used;
+            };
+            match room.lane.pop_front() {
+                None => break,
+                Some(LaneItem::Frames(mut fan_out)) => {
+                    used += fan_out.run(&room.members, share - used, receivers);
+                    if fan_out.is_done(&room.members) {
+                        used += 1;
+                        out.push_back(Output::ReturnWindow {
+                            to: fan_out.from,
+                            bytes: fan_out.window,
+                        });
+                    } else {
+                        room.lane.push_front(LaneItem::Frames(fan_out));
+                    }
+                }
+                Some(LaneItem::Reply { to, id, reply }) => {
+                    used += 1;
+                    self.on_reply(key, to, id, reply, sessions, out);
+                }
+                Some(LaneItem::Sweep) => {
+                    used += 1;
+                    room.sweeping = false;
+                    room.sweep(key, sessions);
+                }
+            }
+        }
+        used
+    }
+}
+
+/// Deliveries that one room may make before the next has its turn.
+const ROOM_SHARE: usize = 1024;
+
+impl FanOut {
+    fn run(
+        &mut self,
+        members: &[Vec<SessionKey>; Encoding::COUNT],
+        budget: usize,
+        receivers: &mut impl Receivers,
+    ) -> usize {
+        let mut used = 0;
+        while let Some(members) = members.get(self.encoding)
+            && used < budget
+        {
+            if let Some(frame) = &self.frames[self.encoding] {
+                let end = members.len().min(self.cursor + (budget - used));
+                for member in &members[self.cursor..end] {
+                    if self.skip != Some(*member) {
+                        receivers.deliver(*member, frame);
+                    }
+                }
+                used += end - self.cursor;
+                self.cursor = end;
+                if self.cursor < members.len() {
+                    break;
+                }
+            }
+            self.encoding += 1;
+            self.cursor = 0;
+        }
+        used
+    }
+
+    fn is_done(&self, members: &[Vec<SessionKey>; Encoding::COUNT]) -> bool {
+        self.encoding >= members.len()
+    }
+}
+

@@ -1,0 +1,613 @@
+//! Rooms at their home core: who is a member, what number comes next, which cores want to hear.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use compact_str::CompactString;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use super::{
+    ALL_ROOM, HubConfig, Output, Outputs,
+    window::Windows,
+    wire::{
+        Delivery, Epoch, Frames, HomeRoomKey, Inspect, Join, JoinSince, Joined, Leave,
+        LeaveReason, MemberList, Payload, PresenceList, PublishRef, Reply, RoomInfo, RoomRef,
+        push_member,
+    },
+};
+use crate::{
+    base::{
+        ids::{ClientId, CoreId, Encoding},
+        limits::{PRESENCE_LIST_BYTES_MAX, PRESENCE_LIST_MAX},
+        rng::Rng,
+        slab::Slab,
+        time::Now,
+    },
+    config::PublishBy,
+    proto::{
+        envelope::{
+            CommandError, ErrorCode,
+            json::{self, Object},
+        },
+        ws::header::{self, HEADER_BYTES_MAX, OpCode, UNMASKED_HEADER_BYTES_MAX},
+    },
+    session::LocalRoomKey,
+};
+
+/// The rooms that have this core as their home.
+#[derive(Debug)]
+pub struct Homes {
+    config: HubConfig,
+    rooms: Slab<Room>,
+    by_name: HashMap<Arc<str>, HomeRoomKey, ahash::RandomState>,
+    all_room: Option<HomeRoomKey>,
+    rng: Rng,
+    published: u64,
+    announcements_suppressed: u64,
+}
+
+#[derive(Debug)]
+struct Room {
+    name: Arc<str>,
+    /// `{"type":"message","room":"…"`: the same for all its messages.
+    prefix: Box<[u8]>,
+    epoch: Epoch,
+    seq: u64,
+    members: HashMap<ClientId, Member, foldhash::fast::RandomState>,
+    users: HashMap<Arc<str>, u32, ahash::RandomState>,
+    /// The cores that have members, in order of arrival.
+    interested: SmallVec<[Interest; 1]>,
+}
+
+#[derive(Debug)]
+struct Member {
+    user: Option<Arc<str>>,
+    encoding: Encoding,
+    state: Option<Bytes>,
+    /// When it joined, in Unix milliseconds.
+    since: u64,
+}
+
+#[derive(Debug)]
+struct Interest {
+    core: CoreId,
+    /// The room there.
+    local: LocalRoomKey,
+    /// Members there, by encoding.
+    members: [u32; Encoding::COUNT],
+}
+
+impl Room {
+    fn new(name: Arc<str>, rng: &mut Rng) -> Self {
+        let mut prefix = Vec::new();
+        prefix.extend_from_slice(b"{\"type\":\"message\",\"room\":");
+        json::push_string(&mut prefix, &name);
+        Self {
+            name,
+            prefix: prefix.into_boxed_slice(),
+            epoch: epoch(rng),
+            seq: 0,
+            members: HashMap::default(),
+            users: HashMap::default(),
+            interested: SmallVec::new(),
+        }
+    }
+
+    fn interest(&mut self, core: CoreId, local: LocalRoomKey) -> &mut Interest {
+        let index = match self.interested.iter().position(|i| i.core == core) {
+            Some(index) => index,
+            None => {
+                self.interested.push(Interest {
+                    core,
+                    local,
+                    members: [0; Encoding::COUNT],
+                });
+                self.interested.len() - 1
+            }
+        };
+        let interest = &mut self.interested[index];
+        // A core that lost its last member and got another knows the room by a new key.
+        interest.local = local;
+        interest
+    }
+
+    fn wants(&self, encoding: Encoding) -> bool {
+        self.interested
+            .iter()
+            .any(|i| i.members[encoding.index()] > 0)
+    }
+
+    fn has_room_everywhere(&self, cost: u64, windows: &Windows) -> bool {
+        self.interested
+            .iter()
+            .all(|i| windows.has_room(i.core, cost))
+    }
+
+    /// Sends a message to every interested core, each in the encodings it has members for.
+    fn deliver(
+        &self,
+        frames: &Frames,
+        skip: Option<ClientId>,
+        windows: &mut Windows,
+        out: &mut Outputs,
+    ) {
+        for interest in &self.interested {
+            let mut mine = Frames::default();
+            let mut bytes = 0;
+            for encoding in Encoding::ALL {
+                let index = encoding.index();
+                if interest.members[index] > 0 {
+                    mine.by_encoding[index].clone_from(&frames.by_encoding[index]);
+                    bytes += mine.by_encoding[index].as_ref().map_or(0, Bytes::len);
+                }
+            }
+            if bytes == 0 {
+                continue;
+            }
+            let window = Windows::cost(bytes);
+            windows.take(interest.core, window);
+            out.push_back(Output::Deliver {
+                to: interest.core,
+                delivery: Delivery::Frames {
+                    room: interest.local,
+                    frames: mine,
+                    skip: skip.filter(|client| client.core == interest.core),
+                    window,
+                },
+            });
+        }
+    }
+
+    fn member_list(&self) -> MemberList {
+        let mut json = vec![b'['];
+        let mut truncated = false;
+        for (n, (client, member)) in self.members.iter().enumerate() {
+            if n >= PRESENCE_LIST_MAX || json.len() >= PRESENCE_LIST_BYTES_MAX {
+                truncated = true;
+                break;
+            }
+            if n > 0 {
+                json.push(b',');
+            }
+            let state = member.state.as_deref();
+            push_member(&mut json, *client, member.user.as_deref(), state, member.since);
+        }
+        json.push(b']');
+        MemberList {
+            json: json.into(),
+            truncated,
+        }
+    }
+}
+
+impl Homes {
+    /// No rooms.
+    pub fn new(config: HubConfig, rng: Rng) -> Self {
+        Self {
+            config,
+            rooms: Slab::new(0),
+            by_name: HashMap::default(),
+            all_room: None,
+            rng,
+            published: 0,
+            announcements_suppressed: 0,
+        }
+    }
+
+    /// Opens the reserved room that every core always wants to hear, under `local` on each.
+    pub fn open_all_room(&mut self, cores: u16, local: LocalRoomKey) {
+        let mut room = Room::new(Arc::from(ALL_ROOM), &mut self.rng);
+        for core in 0..cores {
+            room.interest(core, local).members[Encoding::Json.index()] = 1;
+        }
+        let name = Arc::clone(&room.name);
+        let key = self.rooms.insert(room);
+        self.by_name.insert(name, key);
+        self.all_room = Some(key);
+    }
+
+    /// How many rooms there are, without the reserved ones.
+    pub fn open(&self) -> usize {
+        self.rooms.len() - usize::from(self.all_room.is_some())
+    }
+
+    /// Messages passed on since the start.
+    pub const fn published(&self) -> u64 {
+        self.published
+    }
+
+    /// Joins and leaves not announced since the start.
+    pub const fn announcements_suppressed(&self) -> u64 {
+        self.announcements_suppressed
+    }
+
+    fn find(&self, room: &RoomRef) -> Option<HomeRoomKey> {
+        match room {
+            RoomRef::Key(key) => self.rooms.get(*key).map(|_| *key),
+            RoomRef::Name(name) => self.by_name.get(name).copied(),
+        }
+    }
+
+    pub(super) fn join(
+        &mut self,
+        now: Now,
+        from: CoreId,
+        join: Join,
+        windows: &mut Windows,
+        out: &mut Outputs,
+    ) {
+        let reply = match self.try_join(now, from, &join, windows, out) {
+            Ok(joined) => Reply::Joined(Box::new(joined)),
+            Err(error) => Reply::JoinRefused(error),
+        };
+        out.push_back(Output::Deliver {
+            to: from,
+            delivery: Delivery::Reply {
+                room: Some(join.local),
+                client: join.client,
+                id: join.id,
+                reply,
+            },
+        });
+    }
+
+    fn try_join(
+        &mut self,
+        now: Now,
+        from: CoreId,
+        join: &Join,
+        windows: &mut Windows,
+        out: &mut Outputs,
+    ) -> Result<Joined, CommandError> {
+        let key = match self.by_name.get(&join.room) {
+            Some(key) => *key,
+            None => {
+                let room = Room::new(Arc::clone(&join.room), &mut self.rng);
+                let key = self.rooms.insert(room);
+                self.by_name.insert(Arc::clone(&join.room), key);
+                key
+            }
+        };
+        let room = self
+            .rooms
+            .get_mut(key)
+            .expect("invariant: a named room exists");
+        if !room.members.contains_key(&join.client) {
+            if room.members.len() >= self.config.room_members_max as usize {
+                return Err(CommandError::new(
+                    ErrorCode::RoomFull,
+                    "the room has all the members it may have",
+                ));
+            }
+            let announce = room.members.len() < self.config.announce_members_max as usize;
+            if announce && !room.has_room_everywhere(ANNOUNCEMENT_COST, windows) {
+                return Err(CommandError::new(
+                    ErrorCode::Overloaded,
+                    "the room is behind with its messages; try again",
+                ));
+            }
+            room.members.insert(
+                join.client,
+                Member {
+                    user: join.user.clone(),
+                    encoding: join.encoding,
+                    state: join.state.clone(),
+                    since: now.unix_ms,
+                },
+            );
+            if let Some(user) = &join.user {
+                *room.users.entry(Arc::clone(user)).or_insert(0) += 1;
+            }
+            // Announced before the joiner's core counts it, and before its `ok`: it does not
+            // hear of itself.
+            if !announce {
+                self.announcements_suppressed += 1;
+            } else if room.wants(Encoding::Json) {
+                let frames = announcement(room, "user_joined", join.client, &join.user, None);
+                room.deliver(&frames, None, windows, out);
+            }
+            room.interest(from, join.local).members[join.encoding.index()] += 1;
+        } else if let Some(state) = &join.state
+            && let Some(member) = room.members.get_mut(&join.client)
+        {
+            member.state = Some(state.clone());
+        }
+        Ok(Joined {
+            home: key,
+            epoch: room.epoch.clone(),
+            seq: room.seq,
+            members: room.members.len() as u32,
+            recovered: is_recovered(room, join.since.as_ref()),
+            users: join.presence.then(|| room.member_list()),
+        })
+    }
+
+    pub(super) fn leave(
+        &mut self,
+        now: Now,
+        from: CoreId,
+        leave: Leave,
+        windows: &mut Windows,
+        out: &mut Outputs,
+    ) {
+        let left = self.try_leave(now, from, &leave, windows, out);
+        if leave.command {
+            out.push_back(Output::Deliver {
+                to: from,
+                delivery: Delivery::Reply {
+                    room: Some(leave.local),
+                    client: leave.client,
+                    id: leave.id,
+                    reply: if left {
+                        Reply::Left
+                    } else {
+                        Reply::Error(not_joined())
+                    },
+                },
+            });
+        }
+    }
+
+    fn try_leave(
+        &mut self,
+        _now: Now,
+        from: CoreId,
+        leave: &Leave,
+        windows: &mut Windows,
+        out: &mut Outputs,
+    ) -> bool {
+        let Some(key) = self.find(&leave.room) else {
+            return false;
+        };
+        let room = self.rooms.get_mut(key).expect("invariant: just found");
+        let Some(member) = room.members.remove(&leave.client) else {
+            return false;
+        };
+        if let Some(user) = &member.user
+            && let Some(count) = room.users.get_mut(user)
+        {
+            *count -= 1;
+            if *count == 0 {
+                room.users.remove(user);
+            }
+        }
+        if let Some(index) = room.interested.iter().position(|i| i.core == from) {
+            let interest = &mut room.interested[index];
+            interest.members[member.encoding.index()] -= 1;
+            if interest.members.iter().all(|n| *n == 0) {
+                room.interested.swap_remove(index);
+            }
+        }
+        if room.members.is_empty() {
+            let name = Arc::clone(&room.name);
+            self.rooms.remove(key);
+            self.by_name.remove(&name);
+        } else if room.members.len() < self.config.announce_members_max as usize {
+            // Not admitted by the window: a leave can't be refused, and there are no more of
+            // them than there were members.
+            if room.wants(Encoding::Json) {
+                let (client, user, reason) = (leave.client, &member.user, Some(leave.reason));
+                let frames = announcement(room, "user_left", client, user, reason);
+                // The leaver's own core may still list it until the `ok` gets there.
+                room.deliver(&frames, Some(client), windows, out);
+            }
+        } else {
+            self.announcements_suppressed += 1;
+        }
+        true
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        now: Now,
+        from: CoreId,
+        publish: PublishRef<'_>,
+        windows: &mut Windows,
+        out: &mut Outputs,
+    ) {
+        let reply = match self.try_publish(now, publish, windows, out) {
+            Ok((seq, epoch)) => Reply::Published { seq, epoch },
+            Err(error) => Reply::Error(error),
+        };
+        out.push_back(Output::Deliver {
+            to: from,
+            delivery: Delivery::Reply {
+                room: Some(publish.local),
+                client: publish.client,
+                id: publish.id.map(CompactString::from),
+                reply,
+            },
+        });
+    }
+
+    fn try_publish(
+        &mut self,
+        now: Now,
+        publish: PublishRef<'_>,
+        windows: &mut Windows,
+        out: &mut Outputs,
+    ) -> Result<(Option<u64>, Epoch), CommandError> {
+        let key = self.find(publish.room).ok_or_else(not_joined)?;
+        let is_all = self.all_room == Some(key);
+        if is_all && self.config.all_publish_by == PublishBy::Nobody {
+            return Err(CommandError::new(
+                ErrorCode::Forbidden,
+                "publishing to `@all` needs a permission of its own",
+            ));
+        }
+        let room = self.rooms.get_mut(key).expect("invariant: just found");
+        let user: Option<Arc<str>> = match room.members.get(&publish.client) {
+            Some(member) => member.user.clone(),
+            None if is_all => publish.user.map(Arc::from),
+            None => return Err(not_joined()),
+        };
+        let cost = Windows::cost(publish.data.len() + MESSAGE_ENVELOPE_BYTES);
+        if !room.has_room_everywhere(cost, windows) {
+            return Err(CommandError::new(
+                ErrorCode::Overloaded,
+                "the room is behind with its messages; try again",
+            ));
+        }
+        let seq = (!publish.ephemeral).then(|| {
+            room.seq += 1;
+            room.seq
+        });
+        let mut frames = Frames::default();
+        if room.wants(Encoding::Json) {
+            let frame = json_message(room, seq, now.unix_ms, &publish, user.as_deref());
+            frames.by_encoding[Encoding::Json.index()] = Some(frame);
+        }
+        if room.wants(Encoding::Raw) {
+            let opcode = match publish.payload {
+                Payload::Json | Payload::RawText => OpCode::Text,
+                Payload::RawBinary => OpCode::Binary,
+            };
+            let frame = encode(opcode, publish.data.len(), |out| {
+                out.extend_from_slice(publish.data);
+            });
+            frames.by_encoding[Encoding::Raw.index()] = Some(frame);
+        }
+        let skip = (!publish.echo).then_some(publish.client);
+        room.deliver(&frames, skip, windows, out);
+        self.published += 1;
+        Ok((seq, room.epoch.clone()))
+    }
+
+    pub(super) fn inspect(&self, from: CoreId, inspect: &Inspect, out: &mut Outputs) {
+        let room = self
+            .by_name
+            .get(&inspect.room)
+            .and_then(|key| self.rooms.get(*key));
+        let counts = |room: &Room| (room.members.len() as u32, room.users.len() as u32);
+        let (members, users) = room.map_or((0, 0), counts);
+        let reply = if inspect.list {
+            Reply::Presence(Box::new(PresenceList {
+                members: room.map_or_else(
+                    || MemberList {
+                        json: Bytes::from_static(b"[]"),
+                        truncated: false,
+                    },
+                    Room::member_list,
+                ),
+                count: members,
+                users,
+            }))
+        } else {
+            Reply::Info(RoomInfo {
+                members,
+                users,
+                seq: room.map_or(0, |room| room.seq),
+                epoch: room.map_or_else(Epoch::default, |room| room.epoch.clone()),
+            })
+        };
+        out.push_back(Output::Deliver {
+            to: from,
+            delivery: Delivery::reply(inspect.client, inspect.id.clone(), reply),
+        });
+    }
+}
+
+/// What an envelope adds to its data at most: names, ids and numbers at their limits, with room
+/// for escapes.
+const MESSAGE_ENVELOPE_BYTES: usize = 512;
+/// What an announcement takes of a window at most, about.
+const ANNOUNCEMENT_COST: u64 = 1024;
+
+/// Without history nothing can be replayed: a client has missed nothing only if it stands at the
+/// head of the very same numbering.
+fn is_recovered(room: &Room, since: Option<&JoinSince>) -> bool {
+    since
+        .and_then(|since| since.position.as_ref())
+        .is_some_and(|(epoch, seq)| *epoch == room.epoch && *seq == room.seq)
+}
+
+fn not_joined() -> CommandError {
+    CommandError::new(ErrorCode::NotJoined, "join the room first")
+}
+
+fn epoch(rng: &mut Rng) -> Epoch {
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let mut bits = rng.next_u64();
+    (0..8)
+        .map(|_| {
+            let digit = ALPHABET[(bits & 31) as usize];
+            bits >>= 5;
+            char::from(digit)
+        })
+        .collect()
+}
+
+/// Encodes one unmasked frame whose payload `write` appends: about `payload_bytes` long.
+pub(super) fn encode(
+    opcode: OpCode,
+    payload_bytes: usize,
+    write: impl FnOnce(&mut Vec<u8>),
+) -> Bytes {
+    // The header's length depends on the payload's: the payload is written behind the longest
+    // header, and the header then right before it.
+    let mut buf = Vec::with_capacity(UNMASKED_HEADER_BYTES_MAX + payload_bytes);
+    buf.resize(UNMASKED_HEADER_BYTES_MAX, 0);
+    write(&mut buf);
+    let payload_len = (buf.len() - UNMASKED_HEADER_BYTES_MAX) as u64;
+    let mut header = [0; HEADER_BYTES_MAX];
+    let header_len = header::encode(true, opcode, payload_len, None, &mut header);
+    let start = UNMASKED_HEADER_BYTES_MAX - header_len;
+    buf[start..UNMASKED_HEADER_BYTES_MAX].copy_from_slice(&header[..header_len]);
+    let mut frame = Bytes::from(buf);
+    frame.advance(start);
+    frame
+}
+
+fn json_message(
+    room: &Room,
+    seq: Option<u64>,
+    ts: u64,
+    publish: &PublishRef<'_>,
+    user: Option<&str>,
+) -> Bytes {
+    let bytes = room.prefix.len() + publish.data.len() + MESSAGE_ENVELOPE_BYTES / 2;
+    encode(OpCode::Text, bytes, |out| {
+        out.extend_from_slice(&room.prefix);
+        let mut object = Object::resume(out);
+        if let Some(seq) = seq {
+            object = object.number("seq", seq);
+        }
+        object = object
+            .optional("mid", publish.mid)
+            .number("ts", ts)
+            .identity("from", publish.client, user)
+            .optional("key", publish.key);
+        match (publish.payload, std::str::from_utf8(publish.data)) {
+            (Payload::Json, _) => object.raw("data", publish.data),
+            (Payload::RawText, Ok(text)) => object.string("data", text),
+            // Bytes have no JSON of their own: base64, as in a data URL.
+            (Payload::RawText | Payload::RawBinary, _) => {
+                use base64::{Engine, prelude::BASE64_STANDARD};
+                object.string("data", &BASE64_STANDARD.encode(publish.data))
+            }
+        }
+        .end();
+    })
+}
+
+fn announcement(
+    room: &Room,
+    kind: &'static str,
+    client: ClientId,
+    user: &Option<Arc<str>>,
+    reason: Option<LeaveReason>,
+) -> Frames {
+    let frame = encode(OpCode::Text, MESSAGE_ENVELOPE_BYTES, |out| {
+        Object::new(out, kind)
+            .string("room", &room.name)
+            .optional("user", user.as_deref())
+            .string("client", &client.to_string())
+            .number("members", room.members.len() as u64)
+            .optional("reason", reason.map(LeaveReason::as_str))
+            .end();
+    });
+    let mut frames = Frames::default();
+    frames.by_encoding[Encoding::Json.index()] = Some(frame);
+    frames
+}
