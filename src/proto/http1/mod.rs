@@ -11,9 +11,11 @@ mod request;
 mod response;
 mod target;
 
+pub(in crate::proto) use grammar::{is_token, list_elements};
 pub use reader::HeadReader;
 pub use request::{Head, HeadError, HeadLimits};
 pub use response::Response;
+pub(in crate::proto) use response::{push_value, write_field};
 pub use target::{
     QueryPair, Target, TargetError, path_segments, percent_decode, query_pairs, split_target,
 };
