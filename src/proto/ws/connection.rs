@@ -19,10 +19,15 @@
 //! with it. All that is in progress lies in one box, which exists only while it is needed. What to
 //! answer, and when to hang up, is for the caller to decide.
 
+mod direct;
+mod headers;
+#[cfg(test)]
+mod tests;
+
 use super::close;
 use super::error::WsError;
 pub use super::event::{Direct, Event, Input, Message, MessageKind};
-use super::header::{self, FrameHeader, HEADER_BYTES_MAX, OpCode};
+use super::header::{self, FrameHeader, OpCode};
 use super::mask::apply_mask;
 use super::message::{Growth, MessageBuf};
 use super::partial::{Assembly, Frame, Partial};
@@ -93,57 +98,6 @@ impl Connection {
             return self.take_small(frame, input).map(Some);
         }
         self.poll_any(input)
-    }
-
-    /// Bytes of payload still to come of the data frame that is being read; 0 outside of one.
-    #[must_use]
-    pub fn frame_remaining(&self) -> usize {
-        self.data_frame().map_or(0, |frame| frame.remaining)
-    }
-
-    /// Lends out the buffer of the message whose frame is being read, so that more of its payload
-    /// is received straight into it.
-    ///
-    /// The buffer has room for at least a part of what remains. At most 256 KiB, or half of what
-    /// has arrived where that is more, is reserved at once, so a long frame takes several turns.
-    /// `None` where no payload of a data frame is awaited.
-    pub fn take_direct(&mut self) -> Option<Direct> {
-        let limit = self.message_bytes_max;
-        let frame = *self.data_frame()?;
-        let partial = self.partial.as_mut()?;
-        let assembly = partial.message.as_mut()?;
-        if frame.remaining == 0 || partial.lent_len.is_some() {
-            return None;
-        }
-        assembly.buf.grow(Growth {
-            needed: frame.remaining.min(DIRECT_SPARE_BYTES_MIN),
-            ahead: frame.remaining.min(DIRECT_AHEAD_BYTES_MAX),
-            limit: frame.message_bytes_max(&assembly.buf, limit),
-        });
-        let buf = std::mem::take(&mut assembly.buf).into_raw();
-        partial.lent_len = Some(buf.len());
-        Some(Direct {
-            buf,
-            remaining: frame.remaining,
-        })
-    }
-
-    /// Takes the buffer back, with no more than [`Direct::remaining`] bytes appended, still
-    /// masked; they are unmasked and checked in place. Gives the message where it is complete.
-    ///
-    /// # Errors
-    ///
-    /// [`WsError::InvalidUtf8`]. The connection is closed then.
-    ///
-    /// # Panics
-    ///
-    /// Where the buffer is not the one lent out, has lost bytes or has more than remained.
-    pub fn handle_direct(&mut self, direct: Direct) -> Result<Option<Event<'_>>, WsError> {
-        let done = self.absorb_direct(direct.buf);
-        match self.fail_on_error(done)? {
-            true => Ok(self.end_data_frame()),
-            false => Ok(None),
-        }
     }
 
     /// Whether a Close frame was received or an error returned; input is then ignored.
@@ -259,82 +213,6 @@ impl Connection {
         }
     }
 
-    /// Reads a header from what is kept and `input`; keeps an incomplete one.
-    fn read_header(&mut self, input: &mut Input<'_>) -> Result<Option<FrameHeader>, WsError> {
-        let kept = self
-            .partial
-            .as_ref()
-            .map_or(0, |p| usize::from(p.header_len));
-        if kept == 0 {
-            if let Some((header, len)) = self.decode_header(input.remaining())? {
-                input.take(len);
-                return Ok(Some(header));
-            }
-            if input.is_empty() {
-                return Ok(None);
-            }
-        }
-        let partial = self.partial.get_or_insert_default();
-        let mut bytes = partial.header;
-        let added = input.len().min(HEADER_BYTES_MAX - kept);
-        bytes[kept..kept + added].copy_from_slice(&input.remaining()[..added]);
-        let decoded = self.decode_header(&bytes[..kept + added])?;
-        let partial = self.partial.get_or_insert_default();
-        match decoded {
-            Some((header, len)) => {
-                input.take(len - kept);
-                partial.header_len = 0;
-                self.drop_idle_partial();
-                Ok(Some(header))
-            }
-            None => {
-                input.take(added);
-                partial.header = bytes;
-                partial.header_len = (kept + added) as u8;
-                Ok(None)
-            }
-        }
-    }
-
-    /// Decodes a header and judges it byte by byte: the same error however the input is cut.
-    fn decode_header(&self, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
-        let Some(first) = bytes.first() else {
-            return Ok(None);
-        };
-        let (_, opcode) = header::decode_first(*first)?;
-        let in_message = self.partial.as_ref().is_some_and(|p| p.message.is_some());
-        match opcode {
-            OpCode::Continuation if !in_message => return Err(WsError::UnexpectedContinuation),
-            OpCode::Text | OpCode::Binary if in_message => {
-                return Err(WsError::ExpectedContinuation);
-            }
-            _ => {}
-        }
-        if let Some(second) = bytes.get(1) {
-            match (self.role, second & 0x80 != 0) {
-                (Role::Server, false) => return Err(WsError::UnmaskedFromClient),
-                (Role::Client, true) => return Err(WsError::MaskedFromServer),
-                _ => {}
-            }
-        }
-        header::decode(bytes)
-    }
-
-    /// Holds the message that the frame belongs to against the limit.
-    fn judge_len(&self, header: &FrameHeader) -> Result<usize, WsError> {
-        let buffered = match &self.partial {
-            Some(partial) if !header.opcode.is_control() => {
-                partial.message.as_ref().map_or(0, |m| m.buf.len())
-            }
-            _ => 0,
-        };
-        let len = header.payload_len.saturating_add(buffered as u64);
-        if !header.opcode.is_control() && len > self.message_bytes_max as u64 {
-            return Err(WsError::MessageTooBig { len });
-        }
-        usize::try_from(header.payload_len).map_err(|_| WsError::MessageTooBig { len })
-    }
-
     /// Hands out a frame that lies whole in the input.
     fn frame_in_place<'s>(
         &mut self,
@@ -411,29 +289,6 @@ impl Connection {
         Ok(done)
     }
 
-    /// As [`Connection::absorb`], for payload that lies in the message's own buffer already.
-    fn absorb_direct(&mut self, buf: Vec<u8>) -> Result<bool, WsError> {
-        let partial = self.partial.as_mut();
-        let partial = partial.expect("handle_direct follows take_direct");
-        let lent_len = partial.lent_len.take();
-        let (Some(lent_len), Some(frame), Some(assembly)) =
-            (lent_len, &mut partial.frame, &mut partial.message)
-        else {
-            panic!("handle_direct follows take_direct");
-        };
-        assert!(
-            (lent_len..=lent_len + frame.remaining).contains(&buf.len()),
-            "a lent buffer grows by no more than the bytes that remain"
-        );
-        let mut buf = buf;
-        let payload = &mut buf[lent_len..];
-        let done = payload.len() == frame.remaining;
-        frame.unmask(payload);
-        assembly.check(payload, done && frame.fin)?;
-        assembly.buf = MessageBuf::from_raw(buf);
-        Ok(done)
-    }
-
     /// Ends the current data frame and, where it is final, the message.
     fn end_data_frame(&mut self) -> Option<Event<'_>> {
         let partial = self.partial.as_mut()?;
@@ -496,11 +351,6 @@ impl Connection {
     fn current_frame(&self) -> Option<Frame> {
         self.partial.as_ref()?.frame
     }
-
-    fn data_frame(&self) -> Option<&Frame> {
-        let frame = self.partial.as_ref()?.frame.as_ref()?;
-        (!frame.opcode.is_control()).then_some(frame)
-    }
 }
 
 /// A frame that [`Connection::small_frame`] recognised.
@@ -538,10 +388,3 @@ const FINAL_TEXT: u8 = 0x81;
 const FINAL_BINARY: u8 = 0x82;
 /// What is reserved on the strength of an announced length alone.
 const AHEAD_BYTES_MAX: usize = 64 << 10;
-/// The same for a buffer that is lent out, as its receiver asks for more when it is full.
-const DIRECT_AHEAD_BYTES_MAX: usize = 256 << 10;
-/// A lent buffer with less room than this, and than the frame needs, grows first.
-const DIRECT_SPARE_BYTES_MIN: usize = 16 << 10;
-
-#[cfg(test)]
-mod tests;

@@ -1,8 +1,9 @@
 //! Fed whole, byte by byte, cut at random and through lent buffers: always the same events.
 
+use super::direct::DIRECT_AHEAD_BYTES_MAX;
 use super::*;
 use crate::proto::ws::close::{CloseCode, payload as close_payload};
-use crate::proto::ws::header::{encode, push_frame, push_masked_frame};
+use crate::proto::ws::header::{HEADER_BYTES_MAX, encode, push_frame, push_masked_frame};
 use proptest::prelude::*;
 
 /// An event that owns its bytes, or the error that ended the stream.
