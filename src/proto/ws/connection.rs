@@ -170,7 +170,7 @@ impl Connection {
         payload: &'s mut [u8],
     ) -> Result<Event<'s>, WsError> {
         if kind == MessageKind::Text
-            && let Err(error) = utf8::check(payload)
+            && let Err(error) = utf8::validate(payload)
         {
             return Err(self.fail(error));
         }
