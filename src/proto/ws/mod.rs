@@ -1,1 +1,22 @@
-//! RFC 6455: the WebSocket protocol.
+//! RFC 6455: the WebSocket protocol after its opening handshake.
+//!
+//! Bytes go in and events come out; nothing here reads a clock, owns a socket or draws a random
+//! number. [`Connection`] is the state machine. The other modules are the pieces it is made of,
+//! and they also serve to write frames.
+
+pub mod close;
+pub mod connection;
+pub mod error;
+mod event;
+pub mod header;
+pub mod mask;
+pub mod message;
+mod partial;
+pub mod utf8;
+
+pub use close::{CloseCode, CloseFrame};
+pub use connection::{Connection, Role};
+pub use error::{Blame, WsError};
+pub use event::{Direct, Event, Input, Message, MessageKind};
+pub use header::{FrameHeader, OpCode};
+pub use message::MessageBuf;
