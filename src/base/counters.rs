@@ -74,8 +74,6 @@ counters! {
     buffers_out,
     /// Engine slots in use: connections, and those being closed.
     slots_open,
-    /// Bytes queued for clients and not yet taken by the kernel.
-    outbound_bytes,
     /// Bytes of deliveries on their way to cores that have not handed them out yet.
     mesh_window_bytes,
     /// Connections accepted.

@@ -3,6 +3,7 @@
 //! Nothing here reads a clock, opens a socket or starts a thread. Time comes in as
 //! [`time::Now`], randomness as a seeded [`rng::Rng`].
 
+pub mod abort;
 pub mod counters;
 pub mod ids;
 pub mod limits;

@@ -142,6 +142,8 @@ pub trait Kernel {
     fn peer_addr(&self, socket: &Self::Socket) -> Option<SocketAddr>;
     /// Hands over what was asked for and lets finished work become completions.
     fn enter(&mut self);
+    /// Whether something was asked for and not handed over yet.
+    fn has_submissions(&mut self) -> bool;
     /// The next completion that is ready.
     fn next_completion(&mut self) -> Option<Completion<Self::Socket>>;
     /// A chunk's bytes.
@@ -463,7 +465,9 @@ impl<K: Kernel> Engine for Slots<K> {
 
     fn submit(&mut self) {
         self.feed_the_starved();
-        self.kernel.enter();
+        if self.kernel.has_submissions() {
+            self.kernel.enter();
+        }
     }
 
     fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8] {

@@ -487,6 +487,10 @@ impl Kernel for UringKernel {
         }
     }
 
+    fn has_submissions(&mut self) -> bool {
+        !self.ring.0.submission().is_empty()
+    }
+
     fn next_completion(&mut self) -> Option<Completion<OwnedFd>> {
         loop {
             let entry = self.ring.0.completion().next()?;

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     base::{
-        ids::{ClientId, CoreId, Encoding, SessionKey},
+        abort::AbortOnUnwind,
+        ids::{CoreId, Encoding, SessionKey},
         segments::SharedFrame,
         slab::Slab,
     },
@@ -34,7 +35,7 @@ pub struct Edge {
     by_name: HashMap<Arc<str>, LocalRoomKey, ahash::RandomState>,
     all_room: LocalRoomKey,
     /// Rooms whose lane is not empty, in the order in which they get their turn.
-    pub(crate) busy: VecDeque<LocalRoomKey>,
+    busy: VecDeque<LocalRoomKey>,
     memberships: usize,
 }
 
@@ -76,7 +77,7 @@ struct FanOut {
 /// Receives what a fan-out hands out.
 pub trait Receivers {
     /// Queues `frame` for one member.
-    fn deliver(&mut self, to: SessionKey, frame: &SharedFrame);
+    fn deliver(&mut self, to: &Session, frame: &SharedFrame);
 }
 
 impl LocalRoom {
@@ -139,6 +140,11 @@ impl Edge {
     /// The reserved room that every session is in; the same key on every core.
     pub const fn all_room(&self) -> LocalRoomKey {
         self.all_room
+    }
+
+    /// Whether nothing waits to be handed out.
+    pub fn is_quiet(&self) -> bool {
+        self.busy.is_empty()
     }
 
     /// Memberships held, without the reserved rooms'.
@@ -213,6 +219,7 @@ impl Edge {
         home_core: CoreId,
         session: &mut Session,
     ) -> LocalRoomKey {
+        let _guard = AbortOnUnwind;
         let key = self
             .find(name)
             .unwrap_or_else(|| self.open(name, home_core));
@@ -237,6 +244,7 @@ impl Edge {
         sessions: &mut Sessions,
         out: &mut Outputs,
     ) {
+        let _guard = AbortOnUnwind;
         match delivery {
             Delivery::Frames {
                 room,
@@ -405,6 +413,7 @@ impl Edge {
         encoding: Encoding,
         sessions: &mut Sessions,
     ) {
+        let _guard = AbortOnUnwind;
         let key = membership.room;
         let Place::At(at) = membership.place else {
             return;
@@ -429,6 +438,7 @@ impl Edge {
         receivers: &mut impl Receivers,
         out: &mut Outputs,
     ) -> usize {
+        let _guard = AbortOnUnwind;
         let before = budget;
         // Each room gets at most a part, so that a huge one does not hold up the others.
         while budget > 0
@@ -466,7 +476,7 @@ impl Edge {
             match room.lane.pop_front() {
                 None => break,
                 Some(LaneItem::Frames(mut fan_out)) => {
-                    used += fan_out.run(&room.members, share - used, receivers);
+                    used += fan_out.run(&room.members, share - used, sessions, receivers);
                     if fan_out.is_done(&room.members) {
                         used += 1;
                         out.push_back(Output::ReturnWindow {
@@ -500,6 +510,7 @@ impl FanOut {
         &mut self,
         members: &[Vec<SessionKey>; Encoding::COUNT],
         budget: usize,
+        sessions: &Sessions,
         receivers: &mut impl Receivers,
     ) -> usize {
         let mut used = 0;
@@ -510,7 +521,10 @@ impl FanOut {
                 let end = members.len().min(self.cursor + (budget - used));
                 for member in &members[self.cursor..end] {
                     if self.skip != Some(*member) {
-                        receivers.deliver(*member, frame);
+                        // One that has gone is struck out when the lane gets there.
+                        if let Some(session) = sessions.get(*member) {
+                            receivers.deliver(session, frame);
+                        }
                     }
                 }
                 used += end - self.cursor;

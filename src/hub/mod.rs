@@ -20,7 +20,7 @@ pub mod home;
 pub mod window;
 pub mod wire;
 
-use std::{collections::VecDeque, hash::BuildHasher, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use compact_str::CompactString;
 
@@ -33,6 +33,7 @@ use self::{
 };
 use crate::{
     base::{
+        abort::AbortOnUnwind,
         ids::{CoreId, SessionKey},
         rng::Rng,
         time::Now,
@@ -205,6 +206,7 @@ impl Hub {
 
     /// Takes a request that `from` sent, as a home or a directory or a client's own core.
     pub fn handle_request(&mut self, now: Now, from: CoreId, request: Request, out: &mut Outputs) {
+        let _guard = AbortOnUnwind;
         match request {
             Request::Join(join) => self.homes.join(now, from, *join, &mut self.windows, out),
             Request::Leave(leave) => self.homes.leave(now, from, leave, &mut self.windows, out),
@@ -240,6 +242,7 @@ impl Hub {
 
     /// Publishes to a room whose home is this core, without copying the payload first.
     pub fn publish_at_home(&mut self, now: Now, publish: wire::PublishRef<'_>, out: &mut Outputs) {
+        let _guard = AbortOnUnwind;
         self.homes
             .publish(now, self.core, publish, &mut self.windows, out);
         self.published = self.homes.published();

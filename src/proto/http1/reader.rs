@@ -15,7 +15,7 @@ use super::request::{Head, HeadError, HeadLimits, Progress, parse};
 ///   Empty ──────────────► (Head)  Partial ────────────► (Head); Empty at the next input
 ///     └──── incomplete ─────────────►┘└─ incomplete ─┘
 /// ```
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct HeadReader {
     buffer: Vec<u8>,
     /// The length of the buffer at which a bound is reached though no line has ended.

@@ -1,0 +1,171 @@
+//! What a request head asks for: routes, and the upgrade's own questions.
+
+use std::{borrow::Cow, sync::Arc};
+
+use crate::{
+    base::{
+        ids::Encoding,
+        limits::USER_NAME_BYTES_MAX,
+    },
+    handler::rooms::raw_room,
+    proto::{
+        handshake::{Subprotocol, Upgrade, write_switching_protocols},
+        http1::{Head, Response, path_segments, query_pairs},
+    },
+};
+
+/// What to do with a request.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// Answer it and close.
+    Respond(Response),
+    /// Switch to WebSocket.
+    Upgrade {
+        /// The 101.
+        response: Vec<u8>,
+        /// With what.
+        route: Route,
+    },
+}
+
+/// What an upgraded connection is served with.
+#[derive(Debug)]
+pub(super) enum Route {
+    Echo,
+    Rooms {
+        encoding: Encoding,
+        user: Option<Arc<str>>,
+        /// A raw client's room.
+        room: Option<String>,
+    },
+}
+
+/// What the routes depend on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Serving {
+    /// Whether `/echo` exists.
+    pub(super) demo: bool,
+    /// Whether new work is refused.
+    pub(super) stopping: bool,
+}
+
+const JSON: &str = "tidegate.v1.json";
+const RAW: &str = "tidegate.v1.raw";
+const SUBPROTOCOLS: [&str; 2] = [JSON, RAW];
+
+/// Decides on a request.
+pub(super) fn decide(head: &Head<'_>, serving: Serving) -> Decision {
+    match try_decide(head, serving) {
+        Ok(decision) => decision,
+        Err(response) => Decision::Respond(if head.method == "HEAD" {
+            response.without_body()
+        } else {
+            response
+        }),
+    }
+}
+
+fn try_decide(head: &Head<'_>, serving: Serving) -> Result<Decision, Response> {
+    let segments = path_segments(head.path).map_err(|e| {
+        Response::new(400).body(e.to_string())
+    })?;
+    let segments: Vec<&str> = segments.iter().map(Cow::as_ref).collect();
+    match segments.as_slice() {
+        ["healthz"] => Err(probe(head, true)),
+        ["readyz"] => Err(probe(head, !serving.stopping)),
+        ["ws"] => upgrade(head, serving, None),
+        ["ws", room] if !room.is_empty() => upgrade(head, serving, Some(room)),
+        ["echo"] if serving.demo => {
+            let upgrade = accept(head, serving)?;
+            let mut response = Vec::new();
+            write_switching_protocols(&mut response, upgrade.key(), None);
+            let route = Route::Echo;
+            Ok(Decision::Upgrade { response, route })
+        }
+        _ => Err(Response::new(404).body("there is nothing at this path")),
+    }
+}
+
+fn probe(head: &Head<'_>, is_well: bool) -> Response {
+    match head.method {
+        "GET" | "HEAD" if is_well => Response::new(200).body("ok"),
+        "GET" | "HEAD" => Response::new(503).body("stopping"),
+        _ => Response::new(405)
+            .header("Allow", "GET, HEAD")
+            .body("only GET and HEAD are allowed here"),
+    }
+}
+
+fn accept<'a>(head: &Head<'a>, serving: Serving) -> Result<Upgrade<'a>, Response> {
+    let upgrade = Upgrade::from_head(head).map_err(|e| e.response())?;
+    if serving.stopping {
+        return Err(Response::new(503)
+            .header("Retry-After", "1")
+            .body("the gateway is stopping"));
+    }
+    Ok(upgrade)
+}
+
+fn upgrade(
+    head: &Head<'_>,
+    serving: Serving,
+    room_in_path: Option<&str>,
+) -> Result<Decision, Response> {
+    let bad = |text: &'static str| Response::new(400).body(text);
+    let upgrade = accept(head, serving)?;
+    let (encoding, subprotocol) = match upgrade.choose(&SUBPROTOCOLS) {
+        Subprotocol::NoneOffered => (Encoding::Json, None),
+        Subprotocol::Chosen(RAW) => (Encoding::Raw, Some(RAW)),
+        Subprotocol::Chosen(name) => (Encoding::Json, Some(name)),
+        Subprotocol::NoneKnown => {
+            return Err(Response::new(400).body(format!(
+                "none of the offered subprotocols is known; known are {}",
+                SUBPROTOCOLS.join(", ")
+            )));
+        }
+    };
+    let mut user = None;
+    let mut room = room_in_path.map(str::to_owned);
+    for pair in query_pairs(head.query.unwrap_or_default()) {
+        let (name, value) = pair.map_err(|e| Response::new(400).body(e.to_string()))?;
+        match name.as_ref() {
+            "user" => {
+                if !is_user_name(&value) {
+                    return Err(bad(
+                        "`user` must be 1 to 128 bytes without control characters",
+                    ));
+                }
+                user = Some(Arc::from(value.as_ref()));
+            }
+            "room" if room.is_none() => room = Some(value.into_owned()),
+            _ => {}
+        }
+    }
+    let room = match (encoding, room) {
+        (Encoding::Json, _) if room_in_path.is_some() => {
+            return Err(bad(
+                "only clients of tidegate.v1.raw name their room in the path",
+            ));
+        }
+        (Encoding::Json, _) => None,
+        (Encoding::Raw, Some(room)) if raw_room(&room).is_some() => Some(room),
+        (Encoding::Raw, _) => {
+            return Err(bad(
+                "tidegate.v1.raw needs a room: /ws/NAME or ?room=NAME, 1 to 128 bytes without \
+                 control characters",
+            ));
+        }
+    };
+    let mut response = Vec::new();
+    write_switching_protocols(&mut response, upgrade.key(), subprotocol);
+    let route = Route::Rooms {
+        encoding,
+        user,
+        room,
+    };
+    Ok(Decision::Upgrade { response, route })
+}
+
+fn is_user_name(name: &str) -> bool {
+    (1..=USER_NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+}

@@ -1,0 +1,371 @@
+//! What clients send: heads, frames, and what follows from them.
+
+use tracing::debug;
+
+use super::{
+    Action, Core,
+    conn::{Mode, Receive, Stall, StallCause, State},
+    http::{Decision, Route, decide},
+};
+use crate::{
+    base::{
+        ids::{ClientId, Encoding, SessionKey},
+        limits::{COALESCE_BYTES_MAX, DIRECT_RECEIVE_BYTES_MIN, LINGER_BYTES_MAX},
+    },
+    engine::{CloseMode, ConnKey},
+    handler::rooms::Rooms,
+    hub::wire::LeaveReason,
+    proto::{
+        http1::Response,
+        ws::{
+            CloseCode, Connection, Direct, Event, Input, Message, OpCode, Role, WsError,
+            header::push_frame,
+        },
+    },
+    session::Session,
+};
+
+impl Core {
+    /// Bytes arrived, in the buffer in which they will be worked on.
+    pub(super) fn on_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        state.last_read = self.now.mono;
+        if let Some(stall) = &mut state.stalled {
+            stall.bytes.extend_from_slice(bytes);
+            return;
+        }
+        match &mut state.state {
+            State::Head(_) => self.on_head_bytes(conn, bytes),
+            State::Open { .. } | State::Closing { .. } => self.feed(conn, None, bytes),
+            State::Lingering { discarded, .. } => {
+                *discarded += bytes.len();
+                if *discarded > LINGER_BYTES_MAX {
+                    self.drop_conn(conn, CloseMode::Reset);
+                }
+            }
+        }
+    }
+
+    fn on_head_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
+        let serving = self.serving();
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        let State::Head(reader) = &mut state.state else {
+            return;
+        };
+        let decided = match reader.handle_input(bytes, &self.head_limits) {
+            Ok(None) => return,
+            Ok(Some((head, used))) => Ok((decide(&head, serving), used)),
+            Err(error) => Err(Response::new(error.status()).body(error.to_string())),
+        };
+        let (decision, used) = match decided {
+            Ok(decided) => decided,
+            Err(response) => return self.respond(conn, &response),
+        };
+        match decision {
+            Decision::Respond(response) => self.respond(conn, &response),
+            Decision::Upgrade { response, route } => {
+                state
+                    .outbound
+                    .write(&mut self.spare, |run| run.extend_from_slice(&response));
+                self.open(conn, route);
+                let rest = &mut bytes[used..];
+                if !rest.is_empty() {
+                    self.feed(conn, None, rest);
+                }
+            }
+        }
+    }
+
+    /// Answers a request and ends the connection.
+    pub(super) fn respond(&mut self, conn: ConnKey, response: &Response) {
+        if response.status() >= 400 {
+            self.counters.refused_total.inc();
+        }
+        debug!(conn = conn.index, status = response.status(), "response");
+        if let Some(state) = self.conns.get_mut(conn) {
+            state
+                .outbound
+                .write(&mut self.spare, |run| response.write_to(run));
+            self.linger(conn, false);
+        }
+    }
+
+    fn open(&mut self, conn: ConnKey, route: Route) {
+        let ws = Connection::new(Role::Server, self.config.limits.message_bytes_max.0);
+        let (mode, room) = match route {
+            Route::Echo => (Mode::Echo, None),
+            Route::Rooms {
+                encoding,
+                user,
+                room,
+            } => {
+                let client = ClientId {
+                    core: self.mesh.core(),
+                    session: self.sessions.next_key(),
+                };
+                let session = Session::new(client, user, encoding, conn);
+                (Mode::Rooms(self.sessions.insert(session)), room)
+            }
+        };
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        state.state = State::Open { ws, mode };
+        let peer = state.peer;
+        self.counters.upgraded_total.inc();
+        debug!(conn = conn.index, ?peer, ?mode, "upgraded");
+        self.mark_dirty(conn);
+        self.set_timer(conn, self.config.limits.ping_interval.0);
+        if let Mode::Rooms(session) = mode {
+            self.with_rooms(|rooms| rooms.on_open(session, room.as_deref()));
+            self.drain_outputs();
+        }
+    }
+
+    /// Works through received frames, up to the end of the input or until it must wait. `direct`
+    /// is payload that was received into its message's own buffer, ahead of `bytes`.
+    pub(super) fn feed(&mut self, conn: ConnKey, direct: Option<Direct>, bytes: &mut [u8]) {
+        let mut direct = direct;
+        let mut input = Input::new(bytes);
+        loop {
+            let short_of_credit = self.mesh.is_short_of_credit();
+            let Some(state) = self.conns.get_mut(conn) else {
+                return;
+            };
+            let high = self.config.limits.buffered_bytes_high.0;
+            let (ws, mode) = match &mut state.state {
+                State::Open { ws, mode } => (ws, Some(*mode)),
+                State::Closing { ws } => (ws, None),
+                State::Head(_) | State::Lingering { .. } => return,
+            };
+            let waits = direct.is_none() && mode.is_some();
+            if waits && state.outbound.buffered_bytes() >= high {
+                return self.stall(conn, input.remaining(), StallCause::Backlog);
+            }
+            let asks = matches!(mode, Some(Mode::Rooms(_))) && !input.is_empty();
+            if waits && asks && short_of_credit {
+                return self.stall(conn, input.remaining(), StallCause::Credit);
+            }
+            let polled = match direct.take() {
+                Some(direct) => ws.handle_direct(direct),
+                // After payload of its own the input may be empty, and the frame unfinished.
+                None => ws.poll_event(&mut input),
+            };
+            match polled {
+                Ok(None) => break,
+                Ok(Some(Event::Message(message))) => match mode {
+                    Some(Mode::Echo) => {
+                        self.counters.messages_in_total.inc();
+                        self.messages_out += 1;
+                        echo(&mut state.outbound, &mut self.spare, message);
+                        self.mark_dirty(conn);
+                    }
+                    Some(Mode::Rooms(session)) => {
+                        self.counters.messages_in_total.inc();
+                        let mut rooms = Rooms {
+                            now: self.now,
+                            hub: &mut self.hub,
+                            sessions: &mut self.sessions,
+                            out: &mut self.out,
+                            hello: &self.hello,
+                            rooms_per_client: self.config.limits.rooms_per_client,
+                            errors: 0,
+                        };
+                        on_message(&mut rooms, session, &message);
+                        let errors = rooms.errors;
+                        self.counters.command_errors_total.add(errors);
+                        self.drain_outputs();
+                    }
+                    None => {}
+                },
+                Ok(Some(Event::Ping(payload))) => {
+                    if mode.is_some() {
+                        state.outbound.write(&mut self.spare, |run| {
+                            push_frame(run, OpCode::Pong, payload);
+                        });
+                        self.mark_dirty(conn);
+                    }
+                }
+                // Any byte received has proved life already.
+                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Close(frame))) => {
+                    let code = frame.code;
+                    return self.on_close_frame(conn, code);
+                }
+                Err(error) => return self.on_breach(conn, &error),
+            }
+        }
+        self.prefer_direct(conn);
+    }
+
+    /// Payload arrived in its message's own buffer.
+    pub(super) fn on_received_into(&mut self, conn: ConnKey, buf: Vec<u8>) {
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        let Receive::Direct { remaining } = state.receive else {
+            return;
+        };
+        state.receive = Receive::Off;
+        state.last_read = self.now.mono;
+        self.counters.direct_receives_total.inc();
+        self.feed(conn, Some(Direct { buf, remaining }), &mut []);
+        self.go_on_receiving(conn);
+    }
+
+    pub(super) fn on_receive_paused(&mut self, conn: ConnKey) {
+        if let Some(state) = self.conns.get_mut(conn) {
+            state.receive = Receive::Off;
+            self.go_on_receiving(conn);
+        }
+    }
+
+    /// Receiving is off: takes it up again in whichever way suits, unless the input must wait.
+    fn go_on_receiving(&mut self, conn: ConnKey) {
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        if state.receive != Receive::Off || state.stalled.is_some() {
+            return;
+        }
+        let high = self.config.limits.buffered_bytes_high.0;
+        if matches!(state.state, State::Open { .. }) && state.outbound.buffered_bytes() >= high {
+            return self.stall(conn, &[], StallCause::Backlog);
+        }
+        let direct = match &mut state.state {
+            State::Open { ws, .. } if ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN => {
+                ws.take_direct()
+            }
+            _ => None,
+        };
+        match direct {
+            Some(Direct { buf, remaining }) => {
+                state.receive = Receive::Direct { remaining };
+                self.actions
+                    .push_back(Action::ReceiveInto(conn, buf, remaining));
+            }
+            None => {
+                state.receive = Receive::On;
+                self.actions.push_back(Action::ResumeReceive(conn));
+            }
+        }
+    }
+
+    /// Where much of a frame is still to come, it is received straight into its message.
+    fn prefer_direct(&mut self, conn: ConnKey) {
+        if let Some(state) = self.conns.get_mut(conn)
+            && state.receive == Receive::On
+            && let State::Open { ws, .. } = &state.state
+            && ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN
+        {
+            state.receive = Receive::Pausing;
+            self.actions.push_back(Action::PauseReceive(conn));
+        }
+    }
+
+    fn stall(&mut self, conn: ConnKey, rest: &[u8], cause: StallCause) {
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        self.counters.stalls_total.inc();
+        state.stalled = Some(Box::new(Stall {
+            bytes: rest.to_vec(),
+            cause,
+        }));
+        if state.receive == Receive::On {
+            state.receive = Receive::Pausing;
+            self.actions.push_back(Action::PauseReceive(conn));
+        }
+        if cause == StallCause::Credit {
+            self.short_of_credit.push_back(conn);
+        }
+    }
+
+    /// Takes up input that has waited.
+    pub(super) fn resume_stalled(&mut self, conn: ConnKey) {
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        let Some(mut stall) = state.stalled.take() else {
+            return;
+        };
+        self.feed(conn, None, &mut stall.bytes);
+        self.go_on_receiving(conn);
+    }
+
+    fn on_close_frame(&mut self, conn: ConnKey, code: Option<CloseCode>) {
+        debug!(conn = conn.index, code = code.map(|c| c.0), "close received");
+        let was_open = self.end_session(conn, LeaveReason::Disconnected);
+        if was_open {
+            // RFC 6455 §5.5.1: the answer typically echoes the code.
+            self.write_close(conn, code.unwrap_or(CloseCode::NORMAL), "");
+        }
+        self.linger(conn, false);
+    }
+
+    fn on_breach(&mut self, conn: ConnKey, error: &WsError) {
+        debug!(conn = conn.index, %error, "protocol error");
+        self.counters.protocol_errors_total.inc();
+        let was_open = self.end_session(conn, LeaveReason::Disconnected);
+        if was_open {
+            self.write_close(conn, error.close_code(), "");
+        }
+        self.linger(conn, false);
+    }
+
+    /// Runs the rooms handler.
+    pub(super) fn with_rooms(&mut self, work: impl FnOnce(&mut Rooms<'_>)) {
+        let mut rooms = Rooms {
+            now: self.now,
+            hub: &mut self.hub,
+            sessions: &mut self.sessions,
+            out: &mut self.out,
+            hello: &self.hello,
+            rooms_per_client: self.config.limits.rooms_per_client,
+            errors: 0,
+        };
+        work(&mut rooms);
+        let errors = rooms.errors;
+        self.counters.command_errors_total.add(errors);
+    }
+}
+
+fn on_message(rooms: &mut Rooms<'_>, session: SessionKey, message: &Message<'_>) {
+    #[cfg(test)]
+    assert!(
+        !message.payload().ends_with(super::tests::PANIC),
+        "asked to panic by a test"
+    );
+    let Some(encoding) = rooms.sessions.get(session).map(|s| s.encoding) else {
+        return;
+    };
+    match encoding {
+        Encoding::Json => rooms.on_json(session, message.kind(), message.payload()),
+        Encoding::Raw => rooms.on_raw(session, message.kind(), message.payload()),
+    }
+}
+
+/// Sends a message back: a long one in the very buffer it was received into.
+fn echo(
+    outbound: &mut crate::session::outbound::Outbound,
+    spare: &mut crate::session::outbound::SpareBuffers,
+    message: Message<'_>,
+) {
+    let opcode = message.kind().opcode();
+    let message = if message.payload().len() > COALESCE_BYTES_MAX {
+        match message.take_owned() {
+            Ok(own) => {
+                let (buf, start) = own.into_frame(opcode);
+                return outbound.push_owned(buf, start);
+            }
+            Err(message) => message,
+        }
+    } else {
+        message
+    };
+    outbound.write(spare, |run| push_frame(run, opcode, message.payload()));
+}
