@@ -168,9 +168,9 @@ impl HandshakeError {
     pub fn status(&self) -> u16 {
         match self {
             Self::MethodNotGet => 405,
-            Self::HttpVersionTooLow => 505,
             Self::NotAnUpgrade | Self::UnsupportedVersion => 426,
-            Self::ConnectionNotUpgrade
+            Self::HttpVersionTooLow
+            | Self::ConnectionNotUpgrade
             | Self::MissingKey
             | Self::RepeatedKey
             | Self::InvalidKey

@@ -64,7 +64,7 @@ fn bad_handshakes_are_refused() {
     let key_line = format!("Sec-WebSocket-Key: {KEY}\r\n");
     let cases = [
         ("GET", "POST", E::MethodNotGet, 405),
-        ("HTTP/1.1", "HTTP/1.0", E::HttpVersionTooLow, 505),
+        ("HTTP/1.1", "HTTP/1.0", E::HttpVersionTooLow, 400),
         ("Upgrade: websocket\r\n", "", E::NotAnUpgrade, 426),
         ("Upgrade: websocket", "Upgrade: h2c", E::NotAnUpgrade, 426),
         ("Connection: Upgrade\r\n", "", E::ConnectionNotUpgrade, 400),

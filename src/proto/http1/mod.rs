@@ -3,9 +3,10 @@
 //!
 //! Bytes go in, meaning comes out: nothing here knows a socket, a clock or a route. Bodies of
 //! requests are not accepted, and no connection outlives its first response, so framing is limited
-//! to heads. The reader is strict: what two parsers might read in two ways is refused.
+//! to heads. `httparse` reads them, and what two parsers might read in two ways is refused on top.
 
 mod grammar;
+mod lines;
 mod reader;
 mod request;
 mod response;

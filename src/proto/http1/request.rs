@@ -1,13 +1,16 @@
 //! The head of a request: request line and header fields (RFC 9112 §3, §5; RFC 9110 §5).
 //!
-//! The grammar is checked byte after byte in the order of arrival, and a verdict on a prefix holds
-//! for everything that starts with it. So a head gets the same answer however the network cuts it
-//! up, which a lenient parser followed by checks on the whole could not promise. It does not know
-//! how bytes are buffered; that is `HeadReader`.
+//! `httparse` parses; what it is lenient about is refused before (`lines`) and after it. Both find
+//! the first wrong byte, and the earlier one decides, so that a verdict on a prefix holds for
+//! everything that starts with it and a head gets the same answer however the network cuts it up.
+//! It does not know how bytes are buffered; that is `HeadReader`.
 
 use std::fmt;
 
-use super::grammar::{FieldLine, Fields, Lines, RequestLine, list_elements, parse_length};
+use smallvec::SmallVec;
+
+use super::grammar::{is_tchar, list_elements, parse_length};
+use super::lines::{Lines, names_http_version};
 use super::target::{Target, TargetError, is_host_byte, split_target};
 
 /// The head of a request, borrowed from the bytes it was read from.
@@ -25,6 +28,9 @@ pub struct Head<'a> {
     authority: Option<&'a str>,
     fields: Fields<'a>,
 }
+
+/// Browsers send about twenty fields; more than these move to the heap.
+type Fields<'a> = SmallVec<[httparse::Header<'a>; 32]>;
 
 impl<'a> Head<'a> {
     /// The first value of a header field, by its case-insensitive name.
@@ -148,10 +154,11 @@ pub enum HeadError {
     /// (RFC 9112 §5, §5.2).
     #[error("malformed header field")]
     MalformedHeader,
-    /// A line that does not end with CR LF, or a CR elsewhere (RFC 9112 §2.2).
+    /// A line that does not end with CR LF (RFC 9112 §2.2).
     #[error("a line of the request does not end with CR LF")]
     InvalidLineEnd,
     /// A version other than HTTP/1.0 and HTTP/1.1, the HTTP/2 preface (RFC 9113 §3.4) included.
+    /// Answered with 400: what follows such a line need not be a head at all.
     #[error("only HTTP/1.1 is spoken on this port, without HTTP/2 prior knowledge")]
     UnsupportedVersion,
     /// The target is in no accepted form.
@@ -195,7 +202,6 @@ impl HeadError {
             Self::BodyNotAccepted => 413,
             Self::TargetTooLong => 414,
             Self::HeadTooLarge | Self::TooManyHeaders => 431,
-            Self::UnsupportedVersion => 505,
             _ => 400,
         }
     }
@@ -228,30 +234,28 @@ pub(super) fn parse<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Result<Progress
 }
 
 fn parse_window<'a>(window: &'a [u8], limits: &HeadLimits) -> Result<Progress<'a>, HeadError> {
-    let mut lines = Lines { rest: window };
-    let line = lines.next_line();
-    let request = RequestLine::read(line.content, limits)?;
-    if !line.is_ended()? {
-        let next_check = request.next_check(limits);
-        return Ok(Progress::Partial { next_check });
-    }
-    let (method, target, version_minor) = request.finish()?;
-    let mut fields = Fields::new();
-    loop {
-        let line = lines.next_line();
-        if !line.content.is_empty() && fields.len() == limits.headers_max {
-            return Err(HeadError::TooManyHeaders);
+    let lines = Lines::scan(window, limits);
+    // What the parser says without the first fault came before it, and counts first.
+    let sound = &window[..lines.fault.map_or(window.len(), |fault| fault.at)];
+    let slots = lines.fields.min(limits.headers_max);
+    let mut fields = Fields::from_elem(httparse::EMPTY_HEADER, slots);
+    let mut request = httparse::Request::new(&mut fields);
+    let length = match request.parse(sound) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => {
+            let next_check = lines.next_check;
+            let partial = Ok(Progress::Partial { next_check });
+            return lines.fault.map_or(partial, |fault| Err(fault.error));
         }
-        let field = FieldLine::read(line.content)?;
-        if !line.is_ended()? {
-            let next_check = usize::MAX;
-            return Ok(Progress::Partial { next_check });
-        }
-        if line.content.is_empty() {
-            break;
-        }
-        fields.push(field.finish()?);
-    }
+        Err(error) => return Err(refusal(error, lines.request_line)),
+    };
+    let (Some(method), Some(target), Some(version_minor)) =
+        (request.method, request.path, request.version)
+    else {
+        return Err(HeadError::MalformedRequestLine);
+    };
+    let field_count = request.headers.len();
+    fields.truncate(field_count);
     let Target {
         authority,
         path,
@@ -267,7 +271,24 @@ fn parse_window<'a>(window: &'a [u8], limits: &HeadLimits) -> Result<Progress<'a
         fields,
     };
     head.check()?;
-    Ok(Progress::Complete(head, window.len() - lines.rest.len()))
+    Ok(Progress::Complete(head, length))
+}
+
+/// What the parser's error means here. It looks no further than the byte that caused it, which
+/// keeps the answer independent of what has arrived behind.
+fn refusal(error: httparse::Error, request_line: &[u8]) -> HeadError {
+    match error {
+        httparse::Error::HeaderName | httparse::Error::HeaderValue => HeadError::MalformedHeader,
+        httparse::Error::TooManyHeaders => HeadError::TooManyHeaders,
+        httparse::Error::NewLine => HeadError::InvalidLineEnd,
+        httparse::Error::Version if names_http_version(request_line) => {
+            HeadError::UnsupportedVersion
+        }
+        httparse::Error::Token if !request_line.first().copied().is_some_and(is_tchar) => {
+            HeadError::NotHttp
+        }
+        _ => HeadError::MalformedRequestLine,
+    }
 }
 
 #[cfg(test)]

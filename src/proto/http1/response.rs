@@ -170,7 +170,6 @@ fn reason(status: u16) -> &'static str {
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
         _ => "",
     }
 }
@@ -224,7 +223,7 @@ mod tests {
     #[test]
     fn statuses_have_their_phrases() {
         for status in [
-            101, 200, 400, 403, 404, 405, 408, 413, 414, 426, 429, 431, 500, 503, 505,
+            101, 200, 400, 403, 404, 405, 408, 413, 414, 426, 429, 431, 500, 503,
         ] {
             assert!(!reason(status).is_empty(), "{status}");
         }
