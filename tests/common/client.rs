@@ -19,9 +19,12 @@ use tokio_tungstenite::{
 
 use super::{Server, within};
 
+/// A WebSocket over plain TCP.
+pub(crate) type WebSocket = WebSocketStream<TcpStream>;
+
 /// One connection that speaks JSON.
 pub(crate) struct Client {
-    pub(crate) ws: WebSocketStream<TcpStream>,
+    pub(crate) ws: WebSocket,
     /// The gateway's name for this connection.
     pub(crate) id: String,
     /// The `connected` message.
@@ -242,7 +245,7 @@ pub(crate) async fn open(
     target: &str,
     offer: Option<&str>,
     recv_buffer_bytes: Option<usize>,
-) -> Result<(WebSocketStream<TcpStream>, Option<String>), tungstenite::Error> {
+) -> Result<(WebSocket, Option<String>), tungstenite::Error> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     if let Some(bytes) = recv_buffer_bytes {
         socket.set_recv_buffer_size(bytes)?;
