@@ -41,7 +41,8 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    fn new(text: &str) -> Self {
+    /// From the text of a message.
+    pub(crate) fn new(text: &str) -> Self {
         Self {
             text: text.to_owned(),
             json: serde_json::from_str(text)
