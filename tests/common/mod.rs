@@ -181,7 +181,7 @@ impl Server {
 
     /// Waits for the process to end by itself. Blocks the thread.
     pub(crate) fn wait_exit(&mut self) -> ExitStatus {
-        wait_child(&mut self.child)
+        wait_child(&mut self.child, DEADLINE)
     }
 
     /// SIGTERM, then waits for the end.
@@ -272,10 +272,15 @@ pub(crate) fn tidegate() -> Command {
 
 /// Runs `command` to its end, which must come before the deadline.
 pub(crate) fn run(command: &mut Command) -> Finished {
+    run_for(command, DEADLINE)
+}
+
+/// Runs `command` to its end, which must come within `limit`.
+pub(crate) fn run_for(command: &mut Command, limit: Duration) -> Finished {
     let mut child = command.spawn().expect("the program starts");
     let stdout = collect(child.stdout.take().expect("stdout is piped"));
     let stderr = collect(child.stderr.take().expect("stderr is piped"));
-    let status = wait_child(&mut child);
+    let status = wait_child(&mut child, limit);
     // The pipes end with the process; `collect` drops its handle once it has read everything.
     let text = |shared: &Arc<Mutex<String>>| {
         let mut poll = Poll::new();
@@ -389,8 +394,12 @@ struct Poll {
 
 impl Poll {
     fn new() -> Self {
+        Self::until(Instant::now() + DEADLINE)
+    }
+
+    fn until(end: Instant) -> Self {
         Self {
-            end: Instant::now() + DEADLINE,
+            end,
             pause: Duration::from_millis(2),
         }
     }
@@ -457,8 +466,8 @@ fn collect(pipe: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     text
 }
 
-fn wait_child(child: &mut Child) -> ExitStatus {
-    let mut poll = Poll::new();
+fn wait_child(child: &mut Child, limit: Duration) -> ExitStatus {
+    let mut poll = Poll::until(Instant::now() + limit);
     while let Some(pause) = poll.next_pause() {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
             return status;
@@ -467,7 +476,7 @@ fn wait_child(child: &mut Child) -> ExitStatus {
     }
     let _ = child.kill();
     let _ = child.wait();
-    panic!("the process did not end within {DEADLINE:?}");
+    panic!("the process did not end within {limit:?}");
 }
 
 const GAUGES: [&str; 8] = [
