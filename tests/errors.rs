@@ -57,8 +57,11 @@ async fn depth_is_bounded_and_harms_nobody() {
         .send_text(&format!(r#"{{"type":"echo","id":"deep","data":{deep}}}"#))
         .await;
     // Relayed unread or refused: either is an answer, a crash is none.
-    let answer = alice.next().await;
-    assert!(["ok", "error"].contains(&answer.kind()));
+    let answer = alice.next_text().await;
+    let is_answer = ["\"ok\"", "\"error\""]
+        .iter()
+        .any(|kind| answer.contains(kind));
+    assert!(is_answer, "{answer}");
     alice.assert_quiet().await;
     assert_eq!(server.counters().total("panics_total"), 0);
 }

@@ -223,9 +223,14 @@ impl Client {
     }
 
     async fn read(&mut self) -> Incoming {
+        Incoming::new(&self.next_text().await)
+    }
+
+    /// The next message on the connection, unparsed.
+    pub(crate) async fn next_text(&mut self) -> String {
         loop {
             match within("a message", self.ws.next()).await {
-                Some(Ok(Message::Text(text))) => return Incoming::new(&text),
+                Some(Ok(Message::Text(text))) => return text.to_string(),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 other => panic!("instead of a message: {other:?}"),
             }

@@ -211,6 +211,12 @@ impl Raw {
         );
     }
 
+    /// Everything up to the end of the connection.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        while self.fill() {}
+        std::mem::take(&mut self.unread)
+    }
+
     /// Reads some bytes; false at the end of the connection.
     fn fill(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
