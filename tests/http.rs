@@ -336,6 +336,7 @@ fn unfinished_heads_time_out_with_408() {
         .expect("a timeout can be set");
     assert_eq!(raw.response().status, 408);
     raw.expect_end();
+    drop(raw);
 
     // Who says nothing is let go as well, with or without an answer.
     let rest = Raw::connect(server.addr).rest();
