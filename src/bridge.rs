@@ -9,13 +9,15 @@ pub enum Control {
     Shutdown,
 }
 
-/// What a worker tells.
+/// What the one who waits for the gateway's end is told.
 #[derive(Debug)]
 pub enum Report {
-    /// It accepts connections.
+    /// A worker accepts connections.
     Ready(CoreId),
-    /// It could not start; the text says why.
+    /// A worker could not start; the text says why.
     Failed(CoreId, String),
-    /// It has closed everything and stands still.
+    /// A worker has closed everything and stands still.
     Finished(CoreId),
+    /// The process got this signal.
+    Signal(i32),
 }

@@ -1,11 +1,25 @@
 //! Tidegate: a WebSocket edge gateway for Linux.
+//!
+//! The layers, each using only those above it in this list; `docs/ARCHITECTURE.md` tells where a
+//! change belongs:
+//!
+//! - [`base`], [`config`]: limits, time, timers, slabs; what can be set
+//! - [`proto`]: bytes to meaning and back
+//! - [`session`], [`hub`]: what a client may do; who receives
+//! - [`handler`]: the modes
+//! - [`engine`], [`worker`]: system calls; one turn after the other on each core
+//! - [`control`]: the operator's interface
+//! - [`server`], [`cli`]: start and end
 
 pub mod base;
 pub mod bridge;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod engine;
 pub mod handler;
 pub mod hub;
 pub mod proto;
+pub mod server;
 pub mod session;
 pub mod worker;

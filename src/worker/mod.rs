@@ -73,6 +73,7 @@ pub struct Worker<E> {
     engine: E,
     core: Core,
     events: Vec<Event>,
+    completions: usize,
 }
 
 /// A worker without its engine: what it knows, and what it wants done.
@@ -177,6 +178,7 @@ impl<E: Engine> Worker<E> {
             engine,
             core,
             events: Vec::with_capacity(TURN_COMPLETIONS_MAX),
+            completions: 0,
         }
     }
 
@@ -193,6 +195,11 @@ impl<E: Engine> Worker<E> {
     /// Its end of the mesh.
     pub const fn mesh_mut(&mut self) -> &mut Mesh {
         &mut self.core.mesh
+    }
+
+    /// Events that the last turn took from its engine.
+    pub const fn completions(&self) -> usize {
+        self.completions
     }
 
     /// One turn. Says whether it found anything to do; if not, it may wait.
@@ -247,6 +254,7 @@ impl<E: Engine> Worker<E> {
     fn take_completions(&mut self) -> bool {
         let mut events = std::mem::take(&mut self.events);
         let found = self.engine.poll(&mut events, TURN_COMPLETIONS_MAX);
+        self.completions = found;
         for event in events.drain(..) {
             self.on_event(event);
         }
