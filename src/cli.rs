@@ -106,11 +106,10 @@ fn load(args: &ServeArgs) -> anyhow::Result<Config> {
 }
 
 fn start_logging(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.level)
-        .map_err(|e| ConfigError::Invalid {
-            origin: format!("log.level = {:?}", log.level),
-            message: e.to_string(),
-        })?;
+    let filter = EnvFilter::try_new(&log.level).map_err(|e| ConfigError::Invalid {
+        origin: format!("log.level = {:?}", log.level),
+        message: e.to_string(),
+    })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

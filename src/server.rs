@@ -22,12 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{info, warn};
 
 use crate::{
-    base::{
-        counters::Counters,
-        limits::SHUTDOWN_TIMEOUT,
-        rng::Rng,
-        time::Now,
-    },
+    base::{counters::Counters, limits::SHUTDOWN_TIMEOUT, rng::Rng, time::Now},
     bridge::{Control, Report},
     config::{Config, ConfigError},
     control::admin,
@@ -235,10 +230,7 @@ impl Server {
             |name| name.release().to_string_lossy().into_owned(),
         );
         line("engine", &format_args!("uring (Linux {release})"));
-        line(
-            "limits",
-            &format_args!("{} descriptors", self.descriptors),
-        );
+        line("limits", &format_args!("{} descriptors", self.descriptors));
         text.push_str("  ready\n");
         text
     }
@@ -343,7 +335,9 @@ fn choose_cpus(spec: &str) -> Result<Vec<usize>, ServerError> {
     for part in spec.split(',').map(str::trim) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (Ok(first), Ok(last)) = (first.trim().parse(), last.trim().parse()) else {
-            return Err(wrong("expected \"all\" or a list such as \"0-3,6\"".to_owned()));
+            return Err(wrong(
+                "expected \"all\" or a list such as \"0-3,6\"".to_owned(),
+            ));
         };
         for cpu in first..=last {
             if !may_use(&cpu) {
@@ -414,9 +408,7 @@ fn refuse_a_busy_port(address: SocketAddr) -> io::Result<()> {
         socket.set_reuse_address(true)?;
         match socket.bind(&address.into()) {
             Ok(()) => return Ok(()),
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             Err(error) => return Err(error),

@@ -27,13 +27,15 @@ async fn nothing_is_left_of_a_thousand_killed_clients() {
     round(&server).await;
     let (fds_after_two, rss_after_two) = (server.fd_count(), server.rss_bytes());
 
-    assert_eq!(
-        fds_after_one, fds_before,
-        "descriptors after the first round"
+    // Fewer is possible: the counters are read over connections, and one may have been closing
+    // when the first count was taken.
+    assert!(
+        fds_after_one <= fds_before,
+        "{fds_before} descriptors before the first round, {fds_after_one} after"
     );
-    assert_eq!(
-        fds_after_two, fds_before,
-        "descriptors after the second round"
+    assert!(
+        fds_after_two <= fds_before,
+        "{fds_before} descriptors before the second round, {fds_after_two} after"
     );
     // What the first round has made the allocator keep serves the second. The tolerance is for
     // the order in which freed pages are handed out, which is never the same twice; a leak of

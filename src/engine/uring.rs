@@ -100,6 +100,10 @@ pub struct UringKernel {
     listeners: Vec<Option<OwnedFd>>,
     /// Sends in flight by slot index.
     sends: Vec<Option<Box<InFlightSend>>>,
+    #[allow(
+        clippy::vec_box,
+        reason = "the kernel reads a send where it stands: it must not move"
+    )]
     spare_sends: Vec<Box<InFlightSend>>,
     /// Single receives in flight by slot index: few, so a map.
     receives: HashMap<u32, Vec<u8>>,

@@ -12,7 +12,9 @@ use crate::{
         time::Now,
     },
     hub::{
-        ALL_ROOM, Hub, Output, Outputs, edge::Sessions, is_reserved,
+        ALL_ROOM, Hub, Output, Outputs,
+        edge::Sessions,
+        is_reserved,
         wire::{
             DirectMessage, Inspect, Join, JoinSince, Leave, LeaveReason, Payload, Publish,
             PublishRef, Reply, Request, RoomRef, SendToClient, SendToUser,
@@ -221,13 +223,12 @@ impl Rooms<'_> {
             Command::Presence { room } => self.inspect(key, id, &room, true),
             Command::RoomInfo { room } => self.inspect(key, id, &room, false),
             Command::Echo { data } => {
-                if id.is_some() || data.is_some() {
+                if id.is_some() {
                     let mut payload = Vec::new();
-                    let object = json::Object::new(&mut payload, "ok").optional("id", id.as_deref());
-                    match data {
-                        Some(data) => object.raw("data", data.as_bytes()).end(),
-                        None => object.end(),
-                    }
+                    json::Object::new(&mut payload, "ok")
+                        .optional("id", id.as_deref())
+                        .raw("data", data.as_bytes())
+                        .end();
                     self.out.push_back(Output::Message { to: key, payload });
                 }
             }
@@ -387,8 +388,10 @@ impl Rooms<'_> {
             );
             return self.error(key, id.as_deref(), &error);
         }
+        let member = |local: &LocalRoomKey| session.membership(*local).is_some();
         let inspect = Inspect {
             room: Arc::from(room),
+            local: self.hub.edge().find(room).filter(member),
             client: session.client,
             list,
             id: id.map(CompactString::from),
@@ -430,12 +433,7 @@ pub enum Answer {
 }
 
 /// Writes the answer to one of this core's sessions to `payload`.
-pub fn answer(
-    session: &Session,
-    id: Option<&str>,
-    reply: &Reply,
-    payload: &mut Vec<u8>,
-) -> Answer {
+pub fn answer(session: &Session, id: Option<&str>, reply: &Reply, payload: &mut Vec<u8>) -> Answer {
     match (session.encoding, reply) {
         (Encoding::Json, reply) => {
             reply::reply(payload, id, reply);

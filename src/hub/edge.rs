@@ -430,7 +430,9 @@ impl Edge {
         }
     }
 
-    /// Hands out what waits, room by room, until `budget` deliveries are made. Says how many.
+    /// Hands out what waits, room by room, until `budget` deliveries are made or an answer has
+    /// come up: what is in `out` must then be done before what follows in the lanes. Says how
+    /// many deliveries that was.
     pub fn run(
         &mut self,
         mut budget: usize,
@@ -455,6 +457,9 @@ impl Edge {
                 self.busy.push_back(key);
             } else {
                 self.close_if_idle(key);
+            }
+            if matches!(out.back(), Some(Output::Reply { .. })) {
+                break;
             }
         }
         before - budget
@@ -488,8 +493,9 @@ impl Edge {
                     }
                 }
                 Some(LaneItem::Reply { to, id, reply }) => {
-                    used += 1;
+                    // The messages behind it must not overtake it.
                     self.on_reply(key, to, id, reply, sessions, out);
+                    return used + 1;
                 }
                 Some(LaneItem::Sweep) => {
                     used += 1;
@@ -543,4 +549,3 @@ impl FanOut {
         self.encoding >= members.len()
     }
 }
-

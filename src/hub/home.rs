@@ -11,9 +11,8 @@ use super::{
     ALL_ROOM, HubConfig, Output, Outputs,
     window::Windows,
     wire::{
-        Delivery, Epoch, Frames, HomeRoomKey, Inspect, Join, JoinSince, Joined, Leave,
-        LeaveReason, MemberList, Payload, PresenceList, PublishRef, Reply, RoomInfo, RoomRef,
-        push_member,
+        Delivery, Epoch, Frames, HomeRoomKey, Inspect, Join, JoinSince, Joined, Leave, LeaveReason,
+        MemberList, Payload, PresenceList, PublishRef, Reply, RoomInfo, RoomRef, push_member,
     },
 };
 use crate::{
@@ -171,7 +170,13 @@ impl Room {
                 json.push(b',');
             }
             let state = member.state.as_deref();
-            push_member(&mut json, *client, member.user.as_deref(), state, member.since);
+            push_member(
+                &mut json,
+                *client,
+                member.user.as_deref(),
+                state,
+                member.since,
+            );
         }
         json.push(b']');
         MemberList {
@@ -503,7 +508,12 @@ impl Homes {
         };
         out.push_back(Output::Deliver {
             to: from,
-            delivery: Delivery::reply(inspect.client, inspect.id.clone(), reply),
+            delivery: Delivery::Reply {
+                room: inspect.local,
+                client: inspect.client,
+                id: inspect.id.clone(),
+                reply,
+            },
         });
     }
 }

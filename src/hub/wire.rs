@@ -245,6 +245,9 @@ impl PublishRef<'_> {
 pub struct Inspect {
     /// The room's name.
     pub room: Arc<str>,
+    /// The room on the asking core, if the asker is a member: the answer then stands at its
+    /// place in the room's stream.
+    pub local: Option<LocalRoomKey>,
     /// Who asks.
     pub client: ClientId,
     /// Whether the members are listed or only counted.

@@ -3,10 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use crate::{
-    base::{
-        ids::Encoding,
-        limits::USER_NAME_BYTES_MAX,
-    },
+    base::{ids::Encoding, limits::USER_NAME_BYTES_MAX},
     handler::rooms::raw_room,
     proto::{
         handshake::{Subprotocol, Upgrade, write_switching_protocols},
@@ -18,7 +15,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Decision {
     /// Answer it and close.
-    Respond(Response),
+    Respond(Box<Response>),
     /// Switch to WebSocket.
     Upgrade {
         /// The 101.
@@ -58,21 +55,19 @@ pub(super) fn decide(head: &Head<'_>, serving: Serving) -> Decision {
     match try_decide(head, serving) {
         Ok(decision) => decision,
         Err(response) => Decision::Respond(if head.method == "HEAD" {
-            response.without_body()
+            Box::new(response.without_body())
         } else {
             response
         }),
     }
 }
 
-fn try_decide(head: &Head<'_>, serving: Serving) -> Result<Decision, Response> {
-    let segments = path_segments(head.path).map_err(|e| {
-        Response::new(400).body(e.to_string())
-    })?;
+fn try_decide(head: &Head<'_>, serving: Serving) -> Result<Decision, Box<Response>> {
+    let segments = path_segments(head.path).map_err(|e| bad_request(e.to_string()))?;
     let segments: Vec<&str> = segments.iter().map(Cow::as_ref).collect();
     match segments.as_slice() {
-        ["healthz"] => Err(probe(head, true)),
-        ["readyz"] => Err(probe(head, !serving.stopping)),
+        ["healthz"] => Err(Box::new(probe(head, true))),
+        ["readyz"] => Err(Box::new(probe(head, !serving.stopping))),
         ["ws"] => upgrade(head, serving, None),
         ["ws", room] if !room.is_empty() => upgrade(head, serving, Some(room)),
         ["echo"] if serving.demo => {
@@ -82,7 +77,10 @@ fn try_decide(head: &Head<'_>, serving: Serving) -> Result<Decision, Response> {
             let route = Route::Echo;
             Ok(Decision::Upgrade { response, route })
         }
-        _ => Err(Response::new(404).body("there is nothing at this path")),
+        _ => {
+            let response = Response::new(404).body("there is nothing at this path");
+            Err(Box::new(response))
+        }
     }
 }
 
@@ -96,12 +94,13 @@ fn probe(head: &Head<'_>, is_well: bool) -> Response {
     }
 }
 
-fn accept<'a>(head: &Head<'a>, serving: Serving) -> Result<Upgrade<'a>, Response> {
-    let upgrade = Upgrade::from_head(head).map_err(|e| e.response())?;
+fn accept<'a>(head: &Head<'a>, serving: Serving) -> Result<Upgrade<'a>, Box<Response>> {
+    let upgrade = Upgrade::from_head(head).map_err(|e| Box::new(e.response()))?;
     if serving.stopping {
-        return Err(Response::new(503)
+        let response = Response::new(503)
             .header("Retry-After", "1")
-            .body("the gateway is stopping"));
+            .body("the gateway is stopping");
+        return Err(Box::new(response));
     }
     Ok(upgrade)
 }
@@ -110,15 +109,14 @@ fn upgrade(
     head: &Head<'_>,
     serving: Serving,
     room_in_path: Option<&str>,
-) -> Result<Decision, Response> {
-    let bad = |text: &'static str| Response::new(400).body(text);
+) -> Result<Decision, Box<Response>> {
     let upgrade = accept(head, serving)?;
     let (encoding, subprotocol) = match upgrade.choose(&SUBPROTOCOLS) {
         Subprotocol::NoneOffered => (Encoding::Json, None),
         Subprotocol::Chosen(RAW) => (Encoding::Raw, Some(RAW)),
         Subprotocol::Chosen(name) => (Encoding::Json, Some(name)),
         Subprotocol::NoneKnown => {
-            return Err(Response::new(400).body(format!(
+            return Err(bad_request(format!(
                 "none of the offered subprotocols is known; known are {}",
                 SUBPROTOCOLS.join(", ")
             )));
@@ -127,11 +125,11 @@ fn upgrade(
     let mut user = None;
     let mut room = room_in_path.map(str::to_owned);
     for pair in query_pairs(head.query.unwrap_or_default()) {
-        let (name, value) = pair.map_err(|e| Response::new(400).body(e.to_string()))?;
+        let (name, value) = pair.map_err(|e| bad_request(e.to_string()))?;
         match name.as_ref() {
             "user" => {
                 if !is_user_name(&value) {
-                    return Err(bad(
+                    return Err(bad_request(
                         "`user` must be 1 to 128 bytes without control characters",
                     ));
                 }
@@ -143,14 +141,14 @@ fn upgrade(
     }
     let room = match (encoding, room) {
         (Encoding::Json, _) if room_in_path.is_some() => {
-            return Err(bad(
+            return Err(bad_request(
                 "only clients of tidegate.v1.raw name their room in the path",
             ));
         }
         (Encoding::Json, _) => None,
         (Encoding::Raw, Some(room)) if raw_room(&room).is_some() => Some(room),
         (Encoding::Raw, _) => {
-            return Err(bad(
+            return Err(bad_request(
                 "tidegate.v1.raw needs a room: /ws/NAME or ?room=NAME, 1 to 128 bytes without \
                  control characters",
             ));
@@ -164,6 +162,10 @@ fn upgrade(
         room,
     };
     Ok(Decision::Upgrade { response, route })
+}
+
+fn bad_request(text: impl Into<Cow<'static, str>>) -> Box<Response> {
+    Box::new(Response::new(400).body(text))
 }
 
 fn is_user_name(name: &str) -> bool {

@@ -298,7 +298,11 @@ impl Core {
     }
 
     fn on_close_frame(&mut self, conn: ConnKey, code: Option<CloseCode>) {
-        debug!(conn = conn.index, code = code.map(|c| c.0), "close received");
+        debug!(
+            conn = conn.index,
+            code = code.map(|c| c.0),
+            "close received"
+        );
         let was_open = self.end_session(conn, LeaveReason::Disconnected);
         if was_open {
             // RFC 6455 §5.5.1: the answer typically echoes the code.

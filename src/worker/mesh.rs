@@ -146,7 +146,11 @@ impl Mesh {
         let mut sent = false;
         for (to, outbox) in self.outboxes.iter_mut().enumerate() {
             while !outbox.items.is_empty() || outbox.window > 0 {
-                debug_assert_ne!(to, usize::from(self.core), "a core does not write to itself");
+                debug_assert_ne!(
+                    to,
+                    usize::from(self.core),
+                    "a core does not write to itself"
+                );
                 let count = outbox.items.len().min(MESH_BATCH_ITEMS_MAX);
                 let batch = Batch {
                     from: self.core,

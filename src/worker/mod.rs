@@ -12,9 +12,9 @@ mod input;
 pub mod mesh;
 mod output;
 pub mod run;
-mod timers;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use std::{collections::VecDeque, panic::AssertUnwindSafe, rc::Rc, sync::Arc};
 
@@ -293,7 +293,12 @@ impl<E: Engine> Worker<E> {
         let peer = self.engine.peer_addr(conn);
         let core = &mut self.core;
         core.counters.accepted_total.inc();
-        debug!(core = core.mesh.core(), conn = conn.index, ?peer, "accepted");
+        debug!(
+            core = core.mesh.core(),
+            conn = conn.index,
+            ?peer,
+            "accepted"
+        );
         core.conns.insert(conn, Conn::new(core.now.mono, peer));
         let timeout = core.config.limits.handshake_timeout.0;
         core.set_timer(conn, timeout);
@@ -459,6 +464,16 @@ impl Core {
         if self.hub.edge().is_quiet() {
             return false;
         }
+        let mut budget = TURN_DELIVERIES_MAX;
+        while budget > 0 && !self.hub.edge().is_quiet() {
+            budget -= self.hand_out_at_most(budget).clamp(1, budget);
+            self.drain_outputs();
+            self.evict_slow();
+        }
+        true
+    }
+
+    fn hand_out_at_most(&mut self, budget: usize) -> usize {
         let mut receivers = output::Members {
             conns: &mut self.conns,
             spare: &mut self.spare,
@@ -468,15 +483,9 @@ impl Core {
             buffered_bytes_high: self.config.limits.buffered_bytes_high.0,
             messages_out: &mut self.messages_out,
         };
-        self.hub.edge_mut().run(
-            TURN_DELIVERIES_MAX,
-            &mut self.sessions,
-            &mut receivers,
-            &mut self.out,
-        );
-        self.evict_slow();
-        self.drain_outputs();
-        true
+        self.hub
+            .edge_mut()
+            .run(budget, &mut self.sessions, &mut receivers, &mut self.out)
     }
 
     fn go_on_stopping(&mut self) -> bool {
@@ -508,9 +517,7 @@ impl Core {
             if let Some(timer) = state.timer.take() {
                 self.wheel.cancel(timer);
             }
-            let timer = self
-                .wheel
-                .arm(self.now.mono.plus(after), Timer::Conn(conn));
+            let timer = self.wheel.arm(self.now.mono.plus(after), Timer::Conn(conn));
             state.timer = Some(timer);
         }
     }

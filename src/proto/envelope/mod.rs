@@ -74,7 +74,7 @@ pub enum Command<'a> {
     /// Send `data` back.
     Echo {
         /// The payload, as written by the client.
-        data: Option<&'a str>,
+        data: &'a str,
     },
     /// Ask for a `pong`.
     Ping,
