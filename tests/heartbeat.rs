@@ -88,6 +88,7 @@ async fn the_others_learn_that_someone_timed_out() {
     // tungstenite answers pings by itself whenever it reads.
     let mut alice = Client::connect(&server, "alice").await;
     alice.join("beat").await;
+    let mut silent_ones = Vec::new();
     for round in 0..3 {
         let address = server.addr;
         let silent = tokio::task::spawn_blocking(move || {
@@ -103,10 +104,14 @@ async fn the_others_learn_that_someone_timed_out() {
         let left = alice.expect("user_left").await;
         assert_eq!(left["user"], "silent", "round {round}");
         assert_eq!(left["reason"], "timed_out", "round {round}");
-        silent.await.expect("the silent one was closed");
+        // Waited for below: while she waits for anything else, alice does not answer pings.
+        silent_ones.push(silent);
     }
     let info = alice.ok(json!({"type": "room_info", "room": "beat"})).await;
     assert_eq!(info["members"], 1);
+    for silent in silent_ones {
+        silent.await.expect("the silent one was closed");
+    }
     assert_eq!(server.counters().total("heartbeat_timeouts_total"), 3);
 }
 

@@ -213,10 +213,12 @@ impl<E: Engine> Worker<E> {
         busy |= self.core.hand_out();
         busy |= self.core.go_on_stopping();
         self.run_actions();
+        // Before anyone can have heard of it: who reads the counters after an answer finds its
+        // effect. The last turn before a wait finds nothing to do and publishes the rest.
+        self.publish_gauges();
         busy |= self.flush();
         busy |= self.core.mesh.flush();
         self.engine.submit();
-        self.publish_gauges();
         busy
     }
 

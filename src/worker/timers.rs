@@ -59,8 +59,10 @@ impl Core {
             if state.last_read < at && waited >= limits.pong_timeout.0 {
                 debug!(conn = conn.index, "no pong");
                 self.counters.heartbeat_timeouts_total.inc();
-                let (code, left) = (CloseCode::HEARTBEAT_TIMEOUT, LeaveReason::TimedOut);
-                return self.begin_close(conn, code, "heartbeat timeout", left);
+                // Whoever sends nothing will not answer a close either.
+                self.end_session(conn, LeaveReason::TimedOut);
+                self.write_close(conn, CloseCode::HEARTBEAT_TIMEOUT, "heartbeat timeout");
+                return self.linger(conn, true);
             }
             if state.last_read < at {
                 return self.set_timer(conn, limits.pong_timeout.0.saturating_sub(waited));
