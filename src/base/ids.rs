@@ -87,6 +87,11 @@ impl Encoding {
     /// All of them.
     pub const ALL: [Self; Self::COUNT] = [Self::Json, Self::Raw];
 
+    /// Whether its clients get messages of the gateway's own (protocol §1).
+    pub const fn has_envelope(self) -> bool {
+        matches!(self, Self::Json)
+    }
+
     /// Its place in arrays by encoding.
     pub const fn index(self) -> usize {
         match self {

@@ -225,6 +225,18 @@ impl Config {
             "limits.head_bytes_max must lie between 256B and 1MiB",
         );
         check(
+            limits.target_bytes_max.0 > 0,
+            "limits.target_bytes_max must be more than 0",
+        );
+        check(
+            limits.message_bytes_max.0 > 0,
+            "limits.message_bytes_max must be more than 0",
+        );
+        check(
+            limits.rooms_per_client > 0 && limits.room_members_max > 0,
+            "limits.rooms_per_client and limits.room_members_max must be more than 0",
+        );
+        check(
             (1..=1024).contains(&limits.headers_max),
             "limits.headers_max must lie between 1 and 1024",
         );
@@ -357,16 +369,35 @@ mod tests {
     }
 
     #[test]
+    fn the_shipped_examples_hold() {
+        for (name, text) in [
+            ("minimal.toml", include_str!("../../configs/minimal.toml")),
+            (
+                "production.toml",
+                include_str!("../../configs/production.toml"),
+            ),
+            (
+                "benchmark.toml",
+                include_str!("../../configs/benchmark.toml"),
+            ),
+        ] {
+            let config = Config::load(Some((name, text)), &[]).unwrap();
+            config.validate().unwrap();
+        }
+    }
+
+    #[test]
     fn contradictions_are_found_all_at_once() {
         let config = with(&[
             "limits.buffered_bytes_low=2MiB",
             "engine.recv_buffers=63",
             "limits.pong_timeout=0s",
+            "limits.room_members_max=0",
         ])
         .unwrap();
         let Err(ConfigError::Contradictory(all)) = config.validate() else {
             panic!("accepted");
         };
-        assert_eq!(all.len(), 3, "{all:?}");
+        assert_eq!(all.len(), 4, "{all:?}");
     }
 }

@@ -708,3 +708,6 @@ fn missing(feature: &'static str) -> UringError {
 fn other(action: &'static str) -> impl FnOnce(io::Error) -> UringError {
     move |source| UringError::Other { action, source }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,14 +53,16 @@ impl Rooms<'_> {
             return;
         };
         let (client, user) = (session.client, session.user.clone());
-        if session.encoding == Encoding::Json {
+        let has_envelope = session.encoding.has_envelope();
+        if has_envelope {
             let mut payload = Vec::new();
             let ts = self.now.unix_ms;
             reply::connected(&mut payload, self.hello, client, user.as_deref(), ts);
             self.out.push_back(Output::Message { to: key, payload });
             self.hub.edge_mut().enter_all_room(key, session);
         }
-        if let Some(user) = user {
+        // A raw client gets no direct messages: the directory need not know it.
+        if let Some(user) = user.filter(|_| has_envelope) {
             let to = self.hub.routes().core_of(&user);
             self.request(to, Request::UserOnline { user, client });
         }
@@ -91,7 +93,7 @@ impl Rooms<'_> {
                 .edge_mut()
                 .end_membership(membership, session.encoding, self.sessions);
         }
-        if let Some(user) = session.user {
+        if let Some(user) = session.user.filter(|_| session.encoding.has_envelope()) {
             let to = self.hub.routes().core_of(&user);
             let client = session.client;
             self.request(to, Request::UserOffline { user, client });
@@ -404,7 +406,8 @@ impl Rooms<'_> {
     /// finds its effect.
     fn request(&mut self, to: CoreId, request: Request) {
         if to == self.hub.core() {
-            self.hub.handle_request(self.now, to, request, self.out);
+            self.hub
+                .handle_request(self.now, to, request, self.sessions, self.out);
         } else {
             self.out.push_back(Output::Request { to, request });
         }

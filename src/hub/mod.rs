@@ -26,7 +26,7 @@ use compact_str::CompactString;
 
 use self::{
     directory::Directory,
-    edge::Edge,
+    edge::{Edge, Sessions},
     home::Homes,
     window::Windows,
     wire::{Delivery, DirectMessage, Reply, Request},
@@ -205,7 +205,15 @@ impl Hub {
     }
 
     /// Takes a request that `from` sent, as a home or a directory or a client's own core.
-    pub fn handle_request(&mut self, now: Now, from: CoreId, request: Request, out: &mut Outputs) {
+    /// `sessions` are this core's.
+    pub fn handle_request(
+        &mut self,
+        now: Now,
+        from: CoreId,
+        request: Request,
+        sessions: &Sessions,
+        out: &mut Outputs,
+    ) {
         let _guard = AbortOnUnwind;
         match request {
             Request::Join(join) => self.homes.join(now, from, *join, &mut self.windows, out),
@@ -222,7 +230,11 @@ impl Hub {
                 self.directory.send(from, *send, &mut self.windows, out);
             }
             Request::SendToClient(send) => {
-                let queued = u32::from(send.to.core == self.core);
+                let reached = send.to.core == self.core
+                    && sessions
+                        .get(send.to.session)
+                        .is_some_and(|session| session.encoding.has_envelope());
+                let queued = u32::from(reached);
                 if queued == 1 {
                     out.push_back(Output::Direct {
                         to: send.to.session,

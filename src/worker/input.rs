@@ -67,6 +67,16 @@ impl Core {
         };
         match decision {
             Decision::Respond(response) => self.respond(conn, &response),
+            // A raw client's join is a request like any other, and holds a credit.
+            Decision::Upgrade {
+                route: Route::Rooms { room: Some(_), .. },
+                ..
+            } if self.mesh.is_short_of_credit() => {
+                let response = Response::new(503)
+                    .header("Retry-After", "1")
+                    .body("another core is behind; try again");
+                self.respond(conn, &response);
+            }
             Decision::Upgrade { response, route } => {
                 state
                     .outbound
@@ -316,7 +326,7 @@ impl Core {
         self.counters.protocol_errors_total.inc();
         let was_open = self.end_session(conn, LeaveReason::Disconnected);
         if was_open {
-            self.write_close(conn, error.close_code(), "");
+            self.write_close(conn, error.close_code(), &error.to_string());
         }
         self.linger(conn, false);
     }

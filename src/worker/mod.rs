@@ -434,8 +434,13 @@ impl Core {
             for item in batch.items {
                 match item {
                     Item::Request(request) => {
-                        self.hub
-                            .handle_request(self.now, from, request, &mut self.out);
+                        self.hub.handle_request(
+                            self.now,
+                            from,
+                            request,
+                            &self.sessions,
+                            &mut self.out,
+                        );
                     }
                     Item::Delivery(delivery) => {
                         if matches!(delivery, Delivery::Reply { .. }) {

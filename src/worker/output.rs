@@ -74,7 +74,7 @@ impl Core {
             match output {
                 Output::Request { to, request } if to == here => {
                     self.hub
-                        .handle_request(self.now, here, request, &mut self.out);
+                        .handle_request(self.now, here, request, &self.sessions, &mut self.out);
                 }
                 Output::Request { to, request } => self.mesh.request(to, request),
                 Output::Deliver { to, delivery } if to == here => {
@@ -140,8 +140,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(to) else {
             return;
         };
-        // A raw client gets no message of the gateway's own (protocol §1).
-        if session.encoding == crate::base::ids::Encoding::Raw {
+        if !session.encoding.has_envelope() {
             return;
         }
         let conn = session.transport;
