@@ -7,6 +7,7 @@ pub mod abort;
 pub mod counters;
 pub mod ids;
 pub mod limits;
+pub mod paged;
 pub mod rng;
 pub mod segments;
 pub mod slab;

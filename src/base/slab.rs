@@ -1,5 +1,7 @@
 //! A slab whose keys carry a generation, so that a late message can't reach a reused slot.
 
+use super::paged::Paged;
+
 /// A slot's index and the generation it was handed out with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
@@ -19,7 +21,7 @@ struct Slot<T> {
 /// Values at stable positions, found again by [`Key`].
 #[derive(Debug)]
 pub struct Slab<T> {
-    slots: Vec<Slot<T>>,
+    slots: Paged<Slot<T>>,
     first_free: u32,
     len: usize,
     first_generation: u32,
@@ -31,7 +33,7 @@ impl<T> Slab<T> {
     /// An empty slab whose generations start at `first_generation`.
     pub const fn new(first_generation: u32) -> Self {
         Self {
-            slots: Vec::new(),
+            slots: Paged::new(),
             first_free: NONE,
             len: 0,
             first_generation,
@@ -49,7 +51,7 @@ impl<T> Slab<T> {
     }
 
     /// Positions ever used: the bound for walks by index.
-    pub const fn index_bound(&self) -> usize {
+    pub fn index_bound(&self) -> usize {
         self.slots.len()
     }
 

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::time::Instant;
+use super::{paged::Paged, time::Instant};
 
 /// The wheel's resolution.
 pub const TICK: Duration = Duration::from_millis(16);
@@ -21,7 +21,7 @@ pub struct TimerKey {
 /// Timers that carry a `T` each.
 #[derive(Debug)]
 pub struct Wheel<T> {
-    nodes: Vec<Node<T>>,
+    nodes: Paged<Node<T>>,
     first_free: u32,
     heads: Box<[u32; LEVELS * SLOTS]>,
     occupied: [u64; LEVELS],
@@ -55,7 +55,7 @@ impl<T> Wheel<T> {
     /// A wheel on which nothing is armed, standing at `now`.
     pub fn new(now: Instant) -> Self {
         Self {
-            nodes: Vec::new(),
+            nodes: Paged::new(),
             first_free: NONE,
             heads: Box::new([NONE; LEVELS * SLOTS]),
             occupied: [0; LEVELS],

@@ -27,7 +27,7 @@ use super::{
     Chunk, ListenerId,
     slots::{Completion, Kernel, Received, Tag},
 };
-use crate::base::{limits::SEND_SEGMENTS_MAX, segments::SendBatch, slab::Key};
+use crate::base::{limits::SEND_SEGMENTS_MAX, paged::Paged, segments::SendBatch, slab::Key};
 
 /// The oldest kernel that has all the ring needs (DEFER_TASKRUN).
 pub const KERNEL_MIN: &str = "6.1";
@@ -99,7 +99,7 @@ pub struct UringKernel {
     buffers: BufferRing,
     listeners: Vec<Option<OwnedFd>>,
     /// Sends in flight by slot index.
-    sends: Vec<Option<Box<InFlightSend>>>,
+    sends: Paged<Option<Box<InFlightSend>>>,
     #[allow(
         clippy::vec_box,
         reason = "the kernel reads a send where it stands: it must not move"
@@ -216,7 +216,7 @@ impl UringKernel {
             eventfd,
             buffers,
             listeners: Vec::new(),
-            sends: Vec::new(),
+            sends: Paged::new(),
             spare_sends: Vec::new(),
             receives: HashMap::new(),
             in_flight: 0,
@@ -436,9 +436,7 @@ impl Kernel for UringKernel {
                 .build()
         };
         let index = key.index as usize;
-        if self.sends.len() <= index {
-            self.sends.resize_with(index + 1, || None);
-        }
+        self.sends.grow_to(index, || None);
         debug_assert!(self.sends[index].is_none());
         self.sends[index] = Some(send);
         self.start(Operation::Send, Tag::of(key), entry);
@@ -528,7 +526,7 @@ impl Drop for UringKernel {
     fn drop(&mut self) {
         if self.in_flight > 0 {
             self.buffers.leak();
-            for send in self.sends.drain(..).flatten() {
+            for send in self.sends.iter_mut().filter_map(Option::take) {
                 Box::leak(send);
             }
             for (_, buf) in self.receives.drain() {

@@ -12,7 +12,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    base::{ids::SessionKey, slab::Key, time::Instant, wheel::TimerKey},
+    base::{ids::SessionKey, paged::Paged, slab::Key, time::Instant, wheel::TimerKey},
     engine::ConnKey,
     proto::{http1::HeadReader, ws::Connection},
     session::outbound::Outbound,
@@ -136,16 +136,14 @@ impl Conn {
 /// A worker's connections, at the positions of the engine's slots.
 #[derive(Debug, Default)]
 pub(super) struct Conns {
-    slots: Vec<Option<(u32, Conn)>>,
+    slots: Paged<Option<(u32, Conn)>>,
     len: usize,
 }
 
 impl Conns {
     pub(super) fn insert(&mut self, key: ConnKey, conn: Conn) {
         let index = key.index as usize;
-        if self.slots.len() <= index {
-            self.slots.resize_with(index + 1, || None);
-        }
+        self.slots.grow_to(index, || None);
         self.slots[index] = Some((key.generation, conn));
         self.len += 1;
     }
