@@ -99,6 +99,10 @@ def result(raw, commands):
             "descriptors": 20_000,
             "message_bytes_max": 65_536,
             "rival_read_buffer_bytes": 8192,
+            "mimalloc_allow_thp": os.environ.get("MIMALLOC_ALLOW_THP", "default"),
+            "transparent_hugepages": first(
+                "/sys/kernel/mm/transparent_hugepage/enabled", r"\[(\w+)\]"
+            ),
             "somaxconn": int(Path("/proc/sys/net/core/somaxconn").read_text()),
             "local_ports": Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split(),
         },

@@ -40,9 +40,10 @@ pub(crate) fn run(target: &Target, pid: i32, load: &Load) -> anyhow::Result<Valu
         alive: 0,
         messages: 0,
         pings: 0,
+        growth: Vec::new(),
     };
     let begin = Instant::now();
-    crowd.grow(target, load)?;
+    crowd.grow(target, pid, load)?;
     let opened_s = begin.elapsed().as_secs_f64();
     let after = crowd.rest(pid)?;
     let descriptors_after = descriptors(pid)?;
@@ -64,6 +65,7 @@ pub(crate) fn run(target: &Target, pid: i32, load: &Load) -> anyhow::Result<Valu
         "pings_answered": pings,
         "before": before.json(),
         "after": after.json(),
+        "growth": crowd.growth,
         "user_bytes_per_connection": growth as f64 / f64::from(load.connections),
     }))
 }
@@ -79,6 +81,8 @@ struct Crowd {
     alive: usize,
     messages: u64,
     pings: u64,
+    /// Clients that were ready, and the server's anonymous memory then.
+    growth: Vec<Value>,
 }
 
 struct Client {
@@ -104,7 +108,7 @@ enum Stage {
 }
 
 impl Crowd {
-    fn grow(&mut self, target: &Target, load: &Load) -> anyhow::Result<()> {
+    fn grow(&mut self, target: &Target, pid: i32, load: &Load) -> anyhow::Result<()> {
         let begin = Instant::now();
         let count = load.connections as usize;
         let deadline = begin
@@ -125,6 +129,10 @@ impl Crowd {
                 self.open(target)?;
             }
             self.turn(1)?;
+            if self.ready >= (self.growth.len() + 1) * GROWTH_STEP {
+                let memory = Memory::of(pid)?;
+                self.growth.push(json!([self.ready, memory.anonymous]));
+            }
         }
         Ok(())
     }
@@ -301,6 +309,8 @@ const MASK: [u8; 4] = [0x5A, 0xC3, 0x17, 0xE9];
 const TURN_EVENTS_MAX: usize = 256;
 /// Connections that are not ready yet, at a time.
 const OPENING_MAX: usize = 128;
+/// The server's memory is noted each time this many more connections are ready.
+const GROWTH_STEP: usize = 1000;
 /// Time beyond what the rate allows.
 const GROW_GRACE: Duration = Duration::from_secs(30);
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;

@@ -78,33 +78,44 @@ impl Cpu {
 pub(crate) struct Memory {
     /// Its own pages: heap, stacks.
     pub(crate) anonymous: u64,
+    /// The part of them that lies in huge pages, which grow by 2 MiB at a time.
+    huge: u64,
     resident: u64,
     peak: u64,
 }
 
 impl Memory {
-    /// Reads /proc/PID/status.
+    /// Reads /proc/PID/status, and smaps_rollup for the huge pages.
     pub(crate) fn of(pid: i32) -> anyhow::Result<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let field = |name: &str| -> anyhow::Result<u64> {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-                .with_context(|| format!("no {name} in /proc/{pid}/status"))?;
-            let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
-            Ok(kib * 1024)
-        };
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         Ok(Self {
-            anonymous: field("RssAnon")?,
-            resident: field("VmRSS")?,
-            peak: field("VmHWM")?,
+            anonymous: field(&status, "RssAnon")?,
+            huge: field(&rollup, "AnonHugePages")?,
+            resident: field(&status, "VmRSS")?,
+            peak: field(&status, "VmHWM")?,
         })
     }
 
     /// As JSON.
     pub(crate) fn json(&self) -> Value {
-        json!({ "rss_anon": self.anonymous, "rss": self.resident, "rss_peak": self.peak })
+        json!({
+            "rss_anon": self.anonymous,
+            "huge_pages": self.huge,
+            "rss": self.resident,
+            "rss_peak": self.peak,
+        })
     }
+}
+
+/// A line of /proc as `Name:   123 kB`, in bytes.
+fn field(text: &str, name: &str) -> anyhow::Result<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .with_context(|| format!("/proc has no {name}"))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024)
 }
 
 /// Descriptors that a process has open.
