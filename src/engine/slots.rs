@@ -21,6 +21,9 @@
 //! - Receives that found no buffer are armed again in order of arrival, never more of them than
 //!   there are buffers.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::VecDeque, net::SocketAddr};
 
 use super::{Chunk, CloseMode, ConnKey, Engine, Event, ListenerId};

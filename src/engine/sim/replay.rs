@@ -1,0 +1,54 @@
+//! Many seeds, and for the one that fails the command that replays it.
+
+use std::{cell::RefCell, io::Write, sync::Once};
+
+thread_local! {
+    static RUNNING: RefCell<Option<(String, u64)>> = const { RefCell::new(None) };
+}
+
+/// Runs `run` with each seed below `seeds`, or only with the one that the environment names in
+/// [`SEED_VARIABLE`]. When a run panics, the seed and the command that replays it are printed at
+/// once, since a panic in shared state ends the process.
+///
+/// # Panics
+/// If the variable is no number.
+pub fn for_each_seed(test: &str, seeds: u64, run: impl Fn(u64)) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let otherwise = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info
+                .payload_as_str()
+                .is_some_and(|text| text.contains(EXPECTED_PANIC))
+            {
+                return;
+            }
+            RUNNING.with_borrow(|running| {
+                if let Some((test, seed)) = running {
+                    // Not captured by the test harness, whose output an abort would lose.
+                    let _ = writeln!(
+                        std::io::stderr(),
+                        "seed {seed} fails: {info}\n\
+                         replay: {SEED_VARIABLE}={seed} cargo test --lib {test}"
+                    );
+                }
+            });
+            otherwise(info);
+        }));
+    });
+    let only = std::env::var(SEED_VARIABLE).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{SEED_VARIABLE} is not a number: {text}"))
+    });
+    let range = only.map_or(0..seeds, |seed: u64| seed..seed + 1);
+    for seed in range {
+        RUNNING.set(Some((test.to_owned(), seed)));
+        run(seed);
+        RUNNING.set(None);
+    }
+}
+
+/// Names the only seed to run.
+pub const SEED_VARIABLE: &str = "TIDEGATE_SIM_SEED";
+/// A panic whose message holds this text belongs to its test.
+pub const EXPECTED_PANIC: &str = "asked to panic by a test";
