@@ -475,6 +475,7 @@ fn starved_receives_get_buffers_in_order_of_arrival() {
     for_each_seed("engine::slots::tests::starved", 20, |seed| {
         let config = SimConfig {
             buffers: 1,
+            buffer_bytes: 8192,
             ..SimConfig::default()
         };
         let mut world = World::new(seed, config);
@@ -497,7 +498,6 @@ fn starved_receives_get_buffers_in_order_of_arrival() {
             assert_eq!(world.links[n].received, 0);
             let chunk = world.held.pop().unwrap();
             world.engine.release(chunk);
-            // The one in front takes it up; one that got a part may come to stand behind.
             while world.held.is_empty() {
                 world.poll();
             }
