@@ -10,9 +10,11 @@ thread_local! {
 /// [`SEED_VARIABLE`]. When a run panics, the seed and the command that replays it are printed at
 /// once, since a panic in shared state ends the process.
 ///
+/// Says whether it ran them all, so that the caller may judge the sum of them.
+///
 /// # Panics
 /// If the variable is no number.
-pub fn for_each_seed(test: &str, seeds: u64, run: impl Fn(u64)) {
+pub fn for_each_seed(test: &str, seeds: u64, run: impl Fn(u64)) -> bool {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let otherwise = std::panic::take_hook();
@@ -36,18 +38,25 @@ pub fn for_each_seed(test: &str, seeds: u64, run: impl Fn(u64)) {
             otherwise(info);
         }));
     });
-    let only = std::env::var(SEED_VARIABLE).ok().map(|text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{SEED_VARIABLE} is not a number: {text}"))
-    });
-    let range = only.map_or(0..seeds, |seed: u64| seed..seed + 1);
+    let only = number(SEED_VARIABLE);
+    let times = number(TIMES_VARIABLE).unwrap_or(1);
+    let range = only.map_or(0..seeds * times, |seed| seed..seed + 1);
     for seed in range {
         RUNNING.set(Some((test.to_owned(), seed)));
         run(seed);
         RUNNING.set(None);
     }
+    only.is_none()
 }
 
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    let number = text.parse();
+    Some(number.unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
+}
+
+/// Says how many times more seeds are run than otherwise.
+pub const TIMES_VARIABLE: &str = "TIDEGATE_SIM_TIMES";
 /// Names the only seed to run.
 pub const SEED_VARIABLE: &str = "TIDEGATE_SIM_SEED";
 /// A panic whose message holds this text belongs to its test.

@@ -127,7 +127,11 @@ impl Client {
     /// The answer to a command.
     pub(super) fn answer(&self, id: &str) -> Option<Value> {
         let needle = format!("\"id\":\"{id}\"");
-        let of_id = |text: &&String| text.contains(&needle);
+        let of_id = |text: &&String| {
+            let is_answer =
+                text.starts_with("{\"type\":\"ok\"") || text.starts_with("{\"type\":\"error\"");
+            is_answer && text.contains(&needle)
+        };
         let mut found = self.texts.iter().filter(of_id);
         let answer = found.next()?;
         assert!(found.next().is_none(), "answered twice: {id}");

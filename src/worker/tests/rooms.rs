@@ -1,22 +1,30 @@
 //! Messages of rooms: one order, nothing lost, nothing doubled, whatever happens beside them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde_json::{Value, json};
 
 use super::net::{JSON, Net, RAW};
-use crate::{config::ByteSize, engine::sim::replay::for_each_seed};
+use crate::{
+    base::rng::Rng,
+    config::ByteSize,
+    engine::sim::{Faults, SimConfig, replay::for_each_seed},
+};
 
 /// What has been seen of each room: by place, the message as it came.
 type Seen = BTreeMap<(String, u64), Value>;
 
 /// Checks one client's view of its rooms against everyone's, and its answers against its view.
 /// Gives the last place it saw in each room.
-fn check_view(messages: &[Value], seen: &mut Seen) -> BTreeMap<String, u64> {
+fn check_view(net: &Net, client: usize, seen: &mut Seen) -> BTreeMap<String, u64> {
+    let messages = net.clients[client].messages();
     let mut last = BTreeMap::new();
     let mut mine = BTreeMap::new();
     let mut answered = BTreeSet::new();
-    for message in messages {
+    for message in &messages {
         match message["type"].as_str().unwrap() {
             "message" => {
                 let room = message["room"].as_str().unwrap().to_owned();
@@ -34,11 +42,9 @@ fn check_view(messages: &[Value], seen: &mut Seen) -> BTreeMap<String, u64> {
                 let id = message["id"].as_str().unwrap();
                 assert!(answered.insert(id.to_owned()), "answered twice");
                 if let (Some(seq), None) = (message["seq"].as_u64(), message["members"].as_u64()) {
-                    // A publisher's `mid` here ends in the id of its command.
-                    let own = mine
-                        .iter()
-                        .any(|(mid, at)| *at == seq && mid.rsplit('/').next() == Some(id));
-                    assert!(own, "an ok overtook its own message");
+                    // The `mid`s here name the publisher and its command.
+                    let own = mine.get(&format!("{client}/{id}"));
+                    assert_eq!(own, Some(&seq), "an ok overtook its own message");
                 }
             }
             "connected" | "user_joined" | "user_left" => {}
@@ -103,8 +109,7 @@ fn every_member_sees_one_order_without_a_gap() {
         net.settle();
         let mut seen = Seen::new();
         for client in 0..count {
-            let messages = net.clients[client].messages();
-            let last = check_view(&messages, &mut seen);
+            let last = check_view(&net, client, &mut seen);
             for id in &asked[client] {
                 let answer = net.clients[client]
                     .answer(id)
@@ -169,7 +174,7 @@ fn who_does_not_read_is_evicted_and_nobody_else_loses_anything() {
         assert_eq!(net.total(|c| c.evicted_slow_total.get()), 1);
         let mut seen = Seen::new();
         for client in 1..count {
-            let last = check_view(&net.clients[client].messages(), &mut seen);
+            let last = check_view(&net, client, &mut seen);
             assert_eq!(last["r"], 110);
             let left = net.clients[client].messages();
             let left = left.iter().filter(|m| m["type"] == "user_left").count();
@@ -187,9 +192,15 @@ fn who_does_not_read_is_evicted_and_nobody_else_loses_anything() {
 
 #[test]
 fn many_leave_while_a_room_is_handed_out_over_several_turns() {
-    for_each_seed("worker::tests::rooms::many_leave", 8, |seed| {
-        let mut net = Net::new(seed, |_| {});
-        let count = 70;
+    for_each_seed("worker::tests::rooms::many_leave", 10, |seed| {
+        let mut rng = Rng::new(seed);
+        let cores = 1 + rng.below(2) as u16;
+        let sim = SimConfig {
+            faults: Faults::draw(&mut rng),
+            ..SimConfig::default()
+        };
+        let mut net = Net::with(rng, cores, &sim, |_| {});
+        let count = 80;
         for client in 0..count {
             net.connect("/ws", JSON);
             net.clients[client].command(json!({"type": "join", "room": "r"}));
@@ -198,37 +209,30 @@ fn many_leave_while_a_room_is_handed_out_over_several_turns() {
             net.clients.iter().all(|c| c.answer("1").is_some())
         });
         // More than a turn's deliveries at once, in batches.
-        for client in 0..3 {
-            let batch: Vec<Value> = (0..150)
-                .map(|_| {
-                    let state = &mut net.clients[client];
-                    let command = json!({"type": "publish", "room": "r", "data": client});
-                    let mut command = state.numbered(command);
-                    let id = command["id"].as_str().unwrap().to_owned();
-                    command["mid"] = json!(format!("{client}/{id}"));
-                    command
-                })
-                .collect();
-            net.clients[client].text(&Value::from(batch).to_string());
+        for client in 0..2 {
+            batch(&mut net, client, "r", 220);
         }
-        let mut was_busy = false;
+        net.until("a fan-out goes on over turns", |net| {
+            net.workers.iter().any(|w| !w.core.hub.edge().is_quiet())
+        });
+        let mut swept = 0;
         for client in 3..40 {
-            for _ in 0..net.rng.below(20) {
+            for _ in 0..net.rng.below(12) {
                 net.step();
-                was_busy |= net.workers.iter().any(|w| !w.core.hub.edge().is_quiet());
             }
             if net.rng.one_in(2) {
                 net.cut(client);
             } else {
                 net.clients[client].begin_close();
             }
+            swept += usize::from(net.workers.iter().any(|w| !w.core.hub.edge().is_quiet()));
         }
-        assert!(was_busy, "no fan-out went on over turns");
+        assert!(swept > 0, "nobody left during the fan-out");
         net.settle();
         let mut seen = Seen::new();
         for client in (0..3).chain(40..count) {
-            let last = check_view(&net.clients[client].messages(), &mut seen);
-            assert_eq!(last["r"], 450);
+            let last = check_view(&net, client, &mut seen);
+            assert_eq!(last["r"], 440);
         }
         let id = net.clients[0].command(json!({"type": "presence", "room": "r"}));
         net.settle();
@@ -241,4 +245,64 @@ fn many_leave_while_a_room_is_handed_out_over_several_turns() {
         );
         net.end();
     });
+}
+
+#[test]
+fn floods_wait_for_credit_and_lose_nothing() {
+    let stalls = Cell::new(0);
+    let waits = Cell::new(0);
+    let all = for_each_seed("worker::tests::rooms::floods", 8, |seed| {
+        let rng = Rng::new(seed);
+        let sim = SimConfig {
+            socket_bytes: 256 * 1024,
+            buffer_bytes: 16 * 1024,
+            ..SimConfig::default()
+        };
+        let mut net = Net::with(rng, 2, &sim, |_| {});
+        for client in 0..8 {
+            // All on one core, so that they draw on the same credits.
+            net.connect_to(0, "/ws", JSON);
+            let room = format!("r{client}");
+            net.clients[client].command(json!({"type": "join", "room": room}));
+            for _ in 0..3 {
+                batch(&mut net, client, &room, 240);
+            }
+        }
+        // The other core is slow at first.
+        for _ in 0..40 {
+            for client in 0..8 {
+                net.pump(client);
+            }
+            net.turn(0);
+        }
+        net.settle();
+        for client in 0..8 {
+            let messages = net.clients[client].messages();
+            assert_eq!(
+                check_view(&net, client, &mut Seen::new())[&format!("r{client}")],
+                720
+            );
+            assert_eq!(messages.iter().filter(|m| m["type"] == "ok").count(), 721);
+        }
+        stalls.set(stalls.get() + net.total(|c| c.stalls_total.get()));
+        waits.set(waits.get() + net.total(|c| c.mesh_waits_total.get()));
+        net.end();
+    });
+    assert!(!all || stalls.get() > 0, "nobody had to wait for a credit");
+    assert!(!all || waits.get() > 0, "no inbox was full");
+}
+
+/// Publishes `count` times in one message.
+fn batch(net: &mut Net, client: usize, room: &str, count: usize) {
+    let state = &mut net.clients[client];
+    let commands: Vec<Value> = (0..count)
+        .map(|_| {
+            let command = json!({"type": "publish", "room": room, "data": client});
+            let mut command = state.numbered(command);
+            let id = command["id"].as_str().unwrap().to_owned();
+            command["mid"] = json!(format!("{client}/{id}"));
+            command
+        })
+        .collect();
+    state.text(&Value::from(commands).to_string());
 }
