@@ -138,3 +138,53 @@ fn check_announcements(net: &Net, observer: usize, rooms: &[String], people: &[P
         assert_eq!(heard, truth, "what was announced of {room}");
     }
 }
+
+#[test]
+fn rooms_that_empty_and_fill_again_keep_no_ghosts() {
+    for_each_seed("worker::tests::members::rooms_that_empty", 150, |seed| {
+        let mut net = Net::new(seed, |_| {});
+        let count = 2 + net.rng.below(5) as usize;
+        let mut is_in = vec![false; count];
+        let mut expected: Vec<(usize, String)> = Vec::new();
+        for _ in 0..count {
+            net.connect("/ws", JSON);
+        }
+        net.until_open();
+        for _ in 0..120 {
+            let client = net.rng.below(count as u64) as usize;
+            if net.clients[client].is_gone {
+                continue;
+            }
+            let kind = if is_in[client] { "leave" } else { "join" };
+            net.clients[client].command(json!({"type": kind, "room": "r"}));
+            is_in[client] ^= true;
+            // A member from the moment it asked: commands are taken in order.
+            if is_in[client] && net.rng.one_in(2) {
+                let publish = json!({"type": "publish", "room": "r", "data": 1});
+                let id = net.clients[client].command(publish);
+                expected.push((client, id));
+            }
+            if net.rng.one_in(40) {
+                net.cut(client);
+                is_in[client] = false;
+            }
+            for _ in 0..net.rng.below(30) {
+                net.step();
+            }
+        }
+        net.settle();
+        for (client, id) in expected {
+            if !net.clients[client].is_gone {
+                let answer = net.clients[client].answer(&id).unwrap();
+                assert_eq!(answer["type"], "ok", "{answer}");
+            }
+        }
+        let probe = net.connect("/ws", JSON);
+        let id = net.clients[probe].command(json!({"type": "presence", "room": "r"}));
+        net.settle();
+        let answer = net.clients[probe].answer(&id).unwrap();
+        let inside = is_in.iter().filter(|is_in| **is_in).count();
+        assert_eq!(answer["count"], inside, "{answer}");
+        net.end();
+    });
+}
