@@ -50,6 +50,7 @@ impl Core {
 
     fn on_head_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
         let serving = self.serving();
+        let short_of_credit = self.mesh.is_short_of_credit();
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
@@ -67,6 +68,17 @@ impl Core {
         };
         match decision {
             Decision::Respond(response) => self.respond(conn, &response),
+            // A raw client joins as it opens, which takes a credit like any command.
+            Decision::Upgrade {
+                route: Route::Rooms { room: Some(_), .. },
+                ..
+            } if short_of_credit => {
+                self.counters.overloaded_total.inc();
+                let response = Response::new(503)
+                    .header("Retry-After", "1")
+                    .body("the room is behind; try again");
+                self.respond(conn, &response);
+            }
             Decision::Upgrade { response, route } => {
                 state
                     .outbound
