@@ -297,12 +297,10 @@ impl World {
                 }
             }
             (11..13, Some(_)) => self.send(n),
-            (13..17, _) => {
-                if !self.held.is_empty() {
-                    let at = self.rng.below(self.held.len() as u64) as usize;
-                    let chunk = self.held.swap_remove(at);
-                    self.engine.release(chunk);
-                }
+            (13..17, _) if !self.held.is_empty() => {
+                let at = self.rng.below(self.held.len() as u64) as usize;
+                let chunk = self.held.swap_remove(at);
+                self.engine.release(chunk);
             }
             (17, Some(conn)) if self.rng.one_in(8) => {
                 let mode = match self.rng.below(3) {
