@@ -168,7 +168,8 @@ impl Core {
         let batch = state.outbound.take_batch()?;
         state.sending = true;
         state.last_progress = self.now.mono;
-        if state.ping == Ping::Queued {
+        // Once nothing is left behind it, the ping is in this batch.
+        if state.ping == Ping::Queued && state.outbound.is_empty() {
             state.ping = Ping::Sending;
         }
         Some(batch)
@@ -187,13 +188,15 @@ impl Core {
         state.last_progress = self.now.mono;
         if finished {
             state.sending = false;
-            let pinged = state.ping == Ping::Sending && state.outbound.is_empty();
+            let pinged = state.ping == Ping::Sending;
             if pinged {
                 state.ping = Ping::Sent(self.now.mono);
             }
+            let is_awaited = pinged && matches!(state.state, State::Open { .. });
             if !state.outbound.is_empty() {
                 self.mark_dirty(conn);
-            } else if pinged && matches!(state.state, State::Open { .. }) {
+            }
+            if is_awaited {
                 self.set_timer(conn, self.config.limits.pong_timeout.0);
             }
         }
