@@ -305,6 +305,8 @@ impl Core {
         let Some(mut stall) = state.stalled.take() else {
             return;
         };
+        // What it has sent meanwhile comes only now; its silence was not its own.
+        state.last_read = self.now.mono;
         self.feed(conn, None, &mut stall.bytes);
         self.go_on_receiving(conn);
     }
