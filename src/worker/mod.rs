@@ -287,6 +287,10 @@ impl<E: Engine> Worker<E> {
         core.counters.accepted_total.inc();
         debug!(core = core.mesh.core(), conn = conn.index, ?peer, "accepted");
         core.conns.insert(conn, Conn::new(core.now.mono, peer));
+        if core.stopping.is_some() {
+            // It came with the last accept; its position may have been told already.
+            return core.stop_conn(conn);
+        }
         let timeout = core.config.limits.handshake_timeout.0;
         core.set_timer(conn, timeout);
         self.engine.resume_receive(conn);

@@ -1,9 +1,16 @@
 //! One connection at a time: panics, large messages, silence, the gateway's end.
 
+use std::cell::Cell;
+
 use serde_json::json;
 
 use super::net::{JSON, Net};
-use crate::{config::ByteSize, engine::sim::replay::for_each_seed, proto::ws::OpCode};
+use crate::{
+    base::rng::Rng,
+    config::ByteSize,
+    engine::sim::{Faults, SimConfig, replay::for_each_seed},
+    proto::ws::OpCode,
+};
 
 #[test]
 fn a_panic_costs_its_connection_alone() {
@@ -115,6 +122,17 @@ fn stopping_closes_everyone_and_comes_to_an_end() {
             net.clients[client].command(json!({"type": "join", "room": "r"}));
         }
         net.until_open();
+        // Positions that are told of the end before they are taken again.
+        for client in 0..4 {
+            net.cut(client);
+        }
+        net.settle();
+        // These are accepted while it stops, and never say a word.
+        let talkers = net.clients.len();
+        for _ in 0..4 {
+            let mute = net.connect("/ws", JSON);
+            net.clients[mute].say_nothing();
+        }
         let started = net.now_ms;
         for worker in &mut net.workers {
             worker.begin_stopping();
@@ -125,11 +143,83 @@ fn stopping_closes_everyone_and_comes_to_an_end() {
             "it took the whole of its time"
         );
         net.settle();
-        for client in &net.clients {
+        assert!(net.clients[4..].iter().all(|client| client.end.is_some()));
+        for client in &net.clients[4..talkers] {
             assert_eq!(client.close, Some(1012));
             assert!(client.close_reason.starts_with("restart;retry-after="));
-            assert!(client.end.is_some());
         }
         net.assert_empty();
     });
+}
+
+#[test]
+fn a_silent_client_is_found_out_however_much_it_is_sent() {
+    for_each_seed("worker::tests::connections::a_silent_client", 20, |seed| {
+        let mut rng = Rng::new(seed);
+        let sim = SimConfig {
+            socket_bytes: 2048,
+            faults: Faults {
+                delay_max: rng.below(3),
+                ..Faults::default()
+            },
+            ..SimConfig::default()
+        };
+        let mut net = Net::with(rng, 1, &sim, |_| {});
+        let silent = net.connect("/ws", JSON);
+        let talker = net.connect("/ws", JSON);
+        net.clients[silent].answers = false;
+        for client in [silent, talker] {
+            net.clients[client].command(json!({"type": "join", "room": "r"}));
+        }
+        net.settle();
+        for _ in 0..140 {
+            let data = "x".repeat(3000);
+            let publish = json!({"type": "publish", "room": "r", "data": data});
+            net.clients[talker].text(&publish.to_string());
+            net.pass(500, 100);
+        }
+        assert_eq!(net.clients[silent].close, Some(4009));
+        assert!(net.clients[talker].is_open());
+        net.end();
+    });
+}
+
+#[test]
+fn who_is_not_read_from_is_not_taken_for_dead() {
+    let stalls = Cell::new(0);
+    let all = for_each_seed("worker::tests::connections::who_is_not_read", 10, |seed| {
+        let sim = SimConfig {
+            buffer_bytes: 16 * 1024,
+            ..SimConfig::default()
+        };
+        let mut net = Net::with(Rng::new(seed), 2, &sim, |_| {});
+        for client in 0..4 {
+            net.connect_to(0, "/ws", JSON);
+            let room = format!("r{client}");
+            net.clients[client].command(json!({"type": "join", "room": room}));
+        }
+        net.settle();
+        for client in 0..4 {
+            for _ in 0..4 {
+                let publish = json!({"type": "publish", "room": format!("r{client}"), "data": 1});
+                let batch = vec![publish; 250];
+                net.clients[client].text(&json!(batch).to_string());
+            }
+        }
+        // The other core is held up for longer than any client may be silent.
+        for _ in 0..900 {
+            net.now_ms += 100;
+            for client in 0..4 {
+                net.pump(client);
+            }
+            net.turn(0);
+        }
+        stalls.set(stalls.get() + net.total(|c| c.stalls_total.get()));
+        net.settle();
+        for client in &net.clients {
+            assert!(client.is_open(), "{:?}", client.close);
+        }
+        net.end();
+    });
+    assert!(!all || stalls.get() > 0, "nobody had to wait");
 }
