@@ -46,6 +46,9 @@ struct Link {
     is_closed: bool,
 }
 
+/// Enough for all bytes in flight through one buffer of the smallest size.
+const POLLS_MAX: usize = 50_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Off,
@@ -353,7 +356,7 @@ impl World {
 
     /// Peers read everything, the engine receives everything: what both sides have sent arrives.
     fn drain(&mut self) {
-        for _ in 0..3000 {
+        for _ in 0..POLLS_MAX {
             for chunk in std::mem::take(&mut self.held) {
                 self.engine.release(chunk);
             }
@@ -396,7 +399,7 @@ impl World {
             self.close(n, mode);
         }
         self.engine.stop_accepting();
-        for _ in 0..3000 {
+        for _ in 0..POLLS_MAX {
             for chunk in std::mem::take(&mut self.held) {
                 self.engine.release(chunk);
             }
