@@ -11,6 +11,9 @@
 //!   Into                Starved              Ended
 //! ```
 //!
+//! Where a receive ends without the cancel's completion, it is `Halted` between `Pausing` and `Off`
+//! until its owner has been handed the news.
+//!
 //! Rules that hold whatever the kernel does:
 //!
 //! - A slot lives until the last completion of everything in flight; only then is its socket
@@ -20,6 +23,9 @@
 //! - One send in flight per connection; a short send continues where it stopped.
 //! - Receives that found no buffer are armed again in order of arrival, never more of them than
 //!   there are buffers.
+
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, net::SocketAddr};
 
@@ -162,8 +168,8 @@ pub struct Slots<K: Kernel> {
     kernel: K,
     slots: Slab<Slot<K::Socket>>,
     starved: VecDeque<ConnKey>,
-    /// Events that follow from a call and not from a completion.
-    immediate: VecDeque<Event>,
+    /// Connections whose receive is halted, to be told of it.
+    halted: VecDeque<ConnKey>,
     accepting: bool,
     sends_in_flight: usize,
     buffers_out: usize,
@@ -184,6 +190,8 @@ enum Receive {
     Off,
     Armed,
     Pausing,
+    /// Nothing is in flight any more, and the owner is about to be told.
+    Halted,
     Starved,
     Into,
     Ended,
@@ -202,7 +210,7 @@ impl<K: Kernel> Slots<K> {
             kernel,
             slots: Slab::new(first_generation),
             starved: VecDeque::new(),
-            immediate: VecDeque::new(),
+            halted: VecDeque::new(),
             accepting: true,
             sends_in_flight: 0,
             buffers_out: 0,
@@ -301,8 +309,8 @@ impl<K: Kernel> Slots<K> {
                 if !more {
                     // The kernel may end a multishot receive with data in hand.
                     if pausing {
-                        slot.receive = Receive::Off;
-                        self.immediate.push_back(Event::ReceivePaused { conn });
+                        slot.receive = Receive::Halted;
+                        self.halted.push_back(conn);
                     } else {
                         self.arm_receive(conn);
                     }
@@ -399,6 +407,15 @@ impl<K: Kernel> Slots<K> {
         Some(Event::Sent { conn, bytes, done })
     }
 
+    fn paused(&mut self, conn: ConnKey) -> Option<Event> {
+        let slot = self.slots.get_mut(conn)?;
+        if slot.receive != Receive::Halted || slot.closing {
+            return None;
+        }
+        slot.receive = Receive::Off;
+        Some(Event::ReceivePaused { conn })
+    }
+
     fn arm_receive(&mut self, conn: ConnKey) {
         let Some(slot) = self.slots.get_mut(conn) else {
             return;
@@ -447,8 +464,8 @@ impl<K: Kernel> Engine for Slots<K> {
         let before = events.len();
         let mut entered = false;
         while events.len() - before < max {
-            if let Some(event) = self.immediate.pop_front() {
-                events.push(event);
+            if let Some(conn) = self.halted.pop_front() {
+                events.extend(self.paused(conn));
             } else if let Some(completion) = self.kernel.next_completion() {
                 let event = self.on_completion(completion);
                 events.extend(event);
@@ -515,10 +532,10 @@ impl<K: Kernel> Engine for Slots<K> {
                 self.kernel.cancel_receive(conn);
             }
             Receive::Starved => {
-                slot.receive = Receive::Off;
-                self.immediate.push_back(Event::ReceivePaused { conn });
+                slot.receive = Receive::Halted;
+                self.halted.push_back(conn);
             }
-            Receive::Off | Receive::Pausing | Receive::Into | Receive::Ended => {}
+            Receive::Off | Receive::Pausing | Receive::Halted | Receive::Into | Receive::Ended => {}
         }
     }
 
@@ -574,7 +591,7 @@ impl<K: Kernel> Engine for Slots<K> {
             Receive::Armed => self.kernel.cancel_receive(conn),
             Receive::Into => self.kernel.cancel_receive_into(conn),
             Receive::Starved => slot.receive = Receive::Off,
-            Receive::Off | Receive::Pausing | Receive::Ended => {}
+            Receive::Off | Receive::Pausing | Receive::Halted | Receive::Ended => {}
         }
         if sending {
             self.kernel.cancel_send(conn);

@@ -10,6 +10,8 @@
 //! it may: buffers move in with an operation and out with its completion. If the ring is dropped
 //! with operations in flight, their memory is leaked rather than freed under the kernel's hands.
 
+mod error;
+
 use std::{
     alloc::{self, Layout},
     io,
@@ -29,8 +31,8 @@ use super::{
 };
 use crate::base::{limits::SEND_SEGMENTS_MAX, paged::Paged, segments::SendBatch, slab::Key};
 
-/// The oldest kernel that has all the ring needs (DEFER_TASKRUN).
-pub const KERNEL_MIN: &str = "6.1";
+pub use error::{KERNEL_MIN, UringError};
+use error::{missing, other, setup_error};
 
 /// The sizes of one core's ring.
 #[derive(Clone, Copy, Debug)]
@@ -43,38 +45,6 @@ pub struct UringConfig {
     pub recv_buffers: u16,
     /// Bytes of each.
     pub recv_buffer_bytes: u32,
-}
-
-/// Why this system can't run the ring.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum UringError {
-    /// The system call is blocked.
-    #[error(
-        "io_uring is forbidden here ({0}): the sysctl kernel.io_uring_disabled, or a seccomp \
-         profile such as Docker's default one; allow io_uring_setup, io_uring_enter and \
-         io_uring_register"
-    )]
-    Forbidden(io::Error),
-    /// The kernel lacks something.
-    #[error("this kernel ({release}) lacks {feature}; Tidegate needs Linux {KERNEL_MIN} or newer")]
-    Missing {
-        /// What it lacks.
-        feature: &'static str,
-        /// What `uname -r` says.
-        release: String,
-    },
-    /// Memory that the ring may lock is short.
-    #[error("not enough lockable memory for the ring ({0}): raise RLIMIT_MEMLOCK (ulimit -l)")]
-    Memory(io::Error),
-    /// Anything else.
-    #[error("{action}: {source}")]
-    Other {
-        /// What was being done.
-        action: &'static str,
-        /// How it failed.
-        source: io::Error,
-    },
 }
 
 /// Looks whether this system has all that the ring needs, by making one and asking it.
@@ -684,27 +654,6 @@ const fn listener_tag(listener: ListenerId) -> Tag {
         index: listener as u32,
         generation: 0,
     }
-}
-
-fn setup_error(error: io::Error) -> UringError {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => UringError::Forbidden(error),
-        Some(libc::EINVAL) => missing("io_uring's DEFER_TASKRUN"),
-        Some(libc::ENOMEM) => UringError::Memory(error),
-        _ => other("making the ring")(error),
-    }
-}
-
-fn missing(feature: &'static str) -> UringError {
-    let release = nix::sys::utsname::uname().map_or_else(
-        |_| "of unknown release".to_owned(),
-        |name| name.release().to_string_lossy().into_owned(),
-    );
-    UringError::Missing { feature, release }
-}
-
-fn other(action: &'static str) -> impl FnOnce(io::Error) -> UringError {
-    move |source| UringError::Other { action, source }
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::{
         envelope::{Command, CommandError, Envelope, ErrorCode, Recipient, Since, json},
         ws::{close::CloseCode, connection::MessageKind},
     },
-    session::{LocalRoomKey, Session},
+    session::{LocalRoomKey, Membership, Session},
 };
 
 /// What a message is handled with.
@@ -80,7 +80,7 @@ impl Rooms<'_> {
             {
                 let to = room.home_core();
                 let leave = Leave {
-                    room: room.home_ref(),
+                    room: room.home_ref(&membership),
                     local: key,
                     client: session.client,
                     reason,
@@ -135,12 +135,12 @@ impl Rooms<'_> {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
-        let Some(membership) = session.rooms.first() else {
+        let Some(membership) = session.rooms.first().copied() else {
             return;
         };
         let (client, local) = (session.client, membership.room);
         self.publish_in(
-            local,
+            &membership,
             &PublishRef {
                 // Replaced by how the home knows it.
                 room: &RoomRef::Key(local),
@@ -172,16 +172,16 @@ impl Rooms<'_> {
                 ephemeral,
                 echo,
             } => {
-                let publish = |session: &Session, room: LocalRoomKey| (session.client, room);
                 let Some(session) = self.sessions.get(key) else {
                     return;
                 };
-                let member = |local: &LocalRoomKey| session.membership(*local).is_some();
-                let Some(local) = self.hub.edge().find(&room).filter(member) else {
+                let found = self.hub.edge().find(&room);
+                let membership = found.and_then(|local| session.membership(local)).copied();
+                let Some(membership) = membership else {
                     let error = CommandError::new(ErrorCode::NotJoined, "join the room first");
                     return self.error(key, id.as_deref(), &error);
                 };
-                let (client, local) = publish(session, local);
+                let (client, local) = (session.client, membership.room);
                 let user = session.user.clone();
                 let reference = PublishRef {
                     room: &RoomRef::Key(local),
@@ -196,7 +196,7 @@ impl Rooms<'_> {
                     echo,
                     id: id.as_deref(),
                 };
-                self.publish_in(local, &reference);
+                self.publish_in(&membership, &reference);
             }
             Command::Join {
                 room,
@@ -300,10 +300,10 @@ impl Rooms<'_> {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
-        let member = |local: &LocalRoomKey| session.membership(*local).is_some();
-        let found = self.hub.edge().find(room).filter(member);
-        let Some((local, local_room)) =
-            found.and_then(|local| Some((local, self.hub.edge().get(local)?)))
+        let found = self.hub.edge().find(room);
+        let membership = found.and_then(|local| session.membership(local));
+        let Some((membership, local_room)) = membership
+            .and_then(|membership| Some((membership, self.hub.edge().get(membership.room)?)))
         else {
             let error = CommandError::new(ErrorCode::NotJoined, "this client is not in the room");
             return self.error(key, id.as_deref(), &error);
@@ -314,8 +314,8 @@ impl Rooms<'_> {
         }
         let to = local_room.home_core();
         let leave = Leave {
-            room: local_room.home_ref(),
-            local,
+            room: local_room.home_ref(membership),
+            local: membership.room,
             client: session.client,
             reason: LeaveReason::Left,
             command: true,
@@ -324,11 +324,11 @@ impl Rooms<'_> {
         self.request(to, Request::Leave(leave));
     }
 
-    fn publish_in(&mut self, local: LocalRoomKey, publish: &PublishRef<'_>) {
-        let Some(room) = self.hub.edge().get(local) else {
+    fn publish_in(&mut self, membership: &Membership, publish: &PublishRef<'_>) {
+        let Some(room) = self.hub.edge().get(membership.room) else {
             return;
         };
-        let (to, room) = (room.home_core(), room.home_ref());
+        let (to, room) = (room.home_core(), room.home_ref(membership));
         let publish = PublishRef {
             room: &room,
             ..*publish

@@ -91,11 +91,15 @@ impl LocalRoom {
         self.home_core
     }
 
-    /// How requests to its home name it.
-    pub fn home_ref(&self) -> RoomRef {
+    /// How requests of one of its members, or of one that is about to be, name it to its home.
+    ///
+    /// The home's key holds only as long as someone is in the room there. An answered member that
+    /// asked for nothing more is; one that waits for an answer may be the first in a room that was
+    /// closed and opened again.
+    pub fn home_ref(&self, membership: &Membership) -> RoomRef {
         match self.home {
-            Some(key) => RoomRef::Key(key),
-            None => RoomRef::Name(Arc::clone(&self.name)),
+            Some(key) if membership.pending == 0 => RoomRef::Key(key),
+            _ => RoomRef::Name(Arc::clone(&self.name)),
         }
     }
 

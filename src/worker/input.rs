@@ -50,6 +50,7 @@ impl Core {
 
     fn on_head_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
         let serving = self.serving();
+        let short_of_credit = self.mesh.is_short_of_credit();
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
@@ -67,14 +68,15 @@ impl Core {
         };
         match decision {
             Decision::Respond(response) => self.respond(conn, &response),
-            // A raw client's join is a request like any other, and holds a credit.
+            // A raw client joins as it opens, which takes a credit like any command.
             Decision::Upgrade {
                 route: Route::Rooms { room: Some(_), .. },
                 ..
-            } if self.mesh.is_short_of_credit() => {
+            } if short_of_credit => {
+                self.counters.overloaded_total.inc();
                 let response = Response::new(503)
                     .header("Retry-After", "1")
-                    .body("another core is behind; try again");
+                    .body("the room is behind; try again");
                 self.respond(conn, &response);
             }
             Decision::Upgrade { response, route } => {
@@ -303,6 +305,8 @@ impl Core {
         let Some(mut stall) = state.stalled.take() else {
             return;
         };
+        // What it has sent meanwhile comes only now; its silence was not its own.
+        state.last_read = self.now.mono;
         self.feed(conn, None, &mut stall.bytes);
         self.go_on_receiving(conn);
     }

@@ -184,6 +184,13 @@ impl Mesh {
             .any(|outbox| !outbox.items.is_empty() || outbox.window > 0)
     }
 
+    /// Credits that are not back.
+    #[cfg(test)]
+    pub(super) fn credits_out(&self) -> u32 {
+        let out = |outbox: &Outbox| MESH_CREDITS - outbox.credits;
+        self.outboxes.iter().map(out).sum()
+    }
+
     /// How often a batch had to wait, since the start.
     pub(super) const fn waits(&self) -> u64 {
         self.waits

@@ -216,8 +216,10 @@ impl<E: Engine> Worker<E> {
         // Before anyone can have heard of it: who reads the counters after an answer finds its
         // effect. The last turn before a wait finds nothing to do and publishes the rest.
         self.publish_gauges();
-        busy |= self.flush();
+        // Other cores hear first, then the clients: what a client does once it has its answer, on
+        // whichever core, comes after what the answer tells of.
         busy |= self.core.mesh.flush();
+        busy |= self.flush();
         self.engine.submit();
         busy
     }
@@ -302,6 +304,10 @@ impl<E: Engine> Worker<E> {
             "accepted"
         );
         core.conns.insert(conn, Conn::new(core.now.mono, peer));
+        if core.stopping.is_some() {
+            // It came with the last accept; its position may have been told already.
+            return core.stop_conn(conn);
+        }
         let timeout = core.config.limits.handshake_timeout.0;
         core.set_timer(conn, timeout);
         self.engine.resume_receive(conn);

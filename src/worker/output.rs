@@ -167,7 +167,7 @@ impl Core {
         let batch = state.outbound.take_batch()?;
         state.sending = true;
         state.last_progress = self.now.mono;
-        // A batch may be less than the whole queue, and the ping stands near its end.
+        // Once nothing is left behind it, the ping is in this batch.
         if state.ping == Ping::Queued && state.outbound.is_empty() {
             state.ping = Ping::Sending;
         }
@@ -191,11 +191,11 @@ impl Core {
             if pinged {
                 state.ping = Ping::Sent(self.now.mono);
             }
-            let is_open = matches!(state.state, State::Open { .. });
+            let is_awaited = pinged && matches!(state.state, State::Open { .. });
             if !state.outbound.is_empty() {
                 self.mark_dirty(conn);
             }
-            if pinged && is_open {
+            if is_awaited {
                 self.set_timer(conn, self.config.limits.pong_timeout.0);
             }
         }

@@ -1,4 +1,12 @@
-//! A worker over the simulated network.
+//! Workers over the simulated network: the real turn, hub and mesh, under faults drawn from seeds.
+//!
+//! A failing seed is printed with the command that replays it.
+
+mod client;
+mod connections;
+mod members;
+mod net;
+mod rooms;
 
 /// A message that ends so makes the handler panic, in tests alone.
 pub(super) const PANIC: &[u8] = b"\"panic, please\"}";

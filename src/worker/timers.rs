@@ -53,6 +53,11 @@ impl Core {
         if state.sending && now.since(state.last_progress) >= limits.buffered_time_max.0 {
             return self.evict(conn);
         }
+        if state.stalled.is_some() {
+            // It may have answered: nobody has looked.
+            state.last_read = now;
+            return self.set_timer(conn, limits.ping_interval.0);
+        }
         let idle = now.since(state.last_read);
         if let Ping::Sent(at) = state.ping {
             let waited = now.since(at);

@@ -1,3 +1,5 @@
+//! Upgrades that hold and upgrades that do not, from either end.
+
 use super::*;
 use crate::proto::http1::{HeadLimits, HeadReader};
 
