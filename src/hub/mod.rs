@@ -17,6 +17,8 @@
 pub mod directory;
 pub mod edge;
 pub mod home;
+#[cfg(test)]
+mod tests;
 pub mod window;
 pub mod wire;
 

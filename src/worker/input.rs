@@ -25,6 +25,21 @@ use crate::{
     session::Session,
 };
 
+/// The rooms handler over a core's parts. A macro, since a method would borrow the connection too.
+macro_rules! rooms {
+    ($core:expr) => {
+        Rooms {
+            now: $core.now,
+            hub: &mut $core.hub,
+            sessions: &mut $core.sessions,
+            out: &mut $core.out,
+            hello: &$core.hello,
+            rooms_per_client: $core.config.limits.rooms_per_client,
+            errors: 0,
+        }
+    };
+}
+
 impl Core {
     /// Bytes arrived, in the buffer in which they will be worked on.
     pub(super) fn on_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
@@ -178,15 +193,7 @@ impl Core {
                     }
                     Some(Mode::Rooms(session)) => {
                         self.counters.messages_in_total.inc();
-                        let mut rooms = Rooms {
-                            now: self.now,
-                            hub: &mut self.hub,
-                            sessions: &mut self.sessions,
-                            out: &mut self.out,
-                            hello: &self.hello,
-                            rooms_per_client: self.config.limits.rooms_per_client,
-                            errors: 0,
-                        };
+                        let mut rooms = rooms!(self);
                         on_message(&mut rooms, session, &message);
                         let errors = rooms.errors;
                         self.counters.command_errors_total.add(errors);
@@ -337,15 +344,7 @@ impl Core {
 
     /// Runs the rooms handler.
     pub(super) fn with_rooms(&mut self, work: impl FnOnce(&mut Rooms<'_>)) {
-        let mut rooms = Rooms {
-            now: self.now,
-            hub: &mut self.hub,
-            sessions: &mut self.sessions,
-            out: &mut self.out,
-            hello: &self.hello,
-            rooms_per_client: self.config.limits.rooms_per_client,
-            errors: 0,
-        };
+        let mut rooms = rooms!(self);
         work(&mut rooms);
         let errors = rooms.errors;
         self.counters.command_errors_total.add(errors);
