@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::net::TcpListener;
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    process::Stdio,
+};
 
 use common::{
     Finished, Server,
@@ -10,6 +14,7 @@ use common::{
     raw::{FIN, Raw, TEXT, frame},
     run, tidegate,
 };
+use serde_json::Value;
 
 /// `tidegate` with these arguments, run to its end.
 fn tidegate_ends(args: &[&str]) -> Finished {
@@ -235,4 +240,36 @@ fn a_file_is_read_and_the_command_line_wins() {
         "{connected}"
     );
     assert!(connected.contains("\"interval_ms\":8000"), "{connected}");
+}
+
+/// For machines, every line of the log is a JSON object, the address is in the first, and there
+/// is no banner.
+#[test]
+fn json_logs_tell_the_address() {
+    let mut gateway = tidegate()
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--set",
+            "log.format=json",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the gateway starts");
+    let mut log = BufReader::new(gateway.stderr.take().expect("stderr is piped"));
+    let mut line = String::new();
+    let read = log.read_line(&mut line);
+    let event: Option<Value> = serde_json::from_str(&line).ok();
+    let address = event
+        .as_ref()
+        .and_then(|event| event["fields"]["address"].as_str()?.parse().ok());
+    let health = address.map(|address| common::get(address, "/healthz").0);
+    gateway.kill().expect("it runs");
+    let output = gateway.wait_with_output().expect("it ends");
+    assert!(read.is_ok(), "{read:?}");
+    assert_eq!(health, Some(200), "{line}");
+    assert_eq!(event.expect("JSON")["fields"]["message"], "listening");
+    assert!(output.stdout.is_empty(), "{output:?}");
 }

@@ -128,6 +128,8 @@ counters! {
     missed_wakes_total,
     /// Times that the completion queue overflowed.
     cq_overflows_total,
+    /// Times that the kernel refused to be entered for the time being.
+    enter_failures_total,
     /// Connections whose reading paused until a credit or their own backlog allowed more.
     stalls_total,
     /// Batches that waited because another core's inbox was full.

@@ -10,6 +10,10 @@ pub const TURN_MESH_BATCHES_MAX: usize = 64;
 pub const TURN_TIMERS_MAX: usize = 256;
 /// Room deliveries made in one turn; a bigger fan-out goes on in the next.
 pub const TURN_DELIVERIES_MAX: usize = 4096;
+/// Of these, what one room may make before the next has its turn.
+pub const TURN_ROOM_DELIVERIES_MAX: usize = 1024;
+/// Connections told of the gateway's end in one turn.
+pub const TURN_CLOSES_MAX: usize = 256;
 /// Stalled connections whose input is taken up again in one turn.
 pub const TURN_RESUMES_MAX: usize = 64;
 /// Turns after which a busy worker yields to its runtime.

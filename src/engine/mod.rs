@@ -180,4 +180,7 @@ pub trait Engine {
 
     /// Overflows of the completion queue, since the start.
     fn overflows(&self) -> u64;
+
+    /// Times that the system refused to be entered for the time being, since the start.
+    fn enter_failures(&self) -> u64;
 }

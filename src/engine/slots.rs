@@ -160,6 +160,8 @@ pub trait Kernel {
     fn buffers_free(&self) -> usize;
     /// Overflows of the completion queue, since the start.
     fn overflows(&self) -> u64;
+    /// Times that entering was refused for the time being, since the start.
+    fn enter_failures(&self) -> u64;
 }
 
 /// An [`Engine`] over a completion-based kernel.
@@ -617,5 +619,9 @@ impl<K: Kernel> Engine for Slots<K> {
 
     fn overflows(&self) -> u64 {
         self.kernel.overflows()
+    }
+
+    fn enter_failures(&self) -> u64 {
+        self.kernel.enter_failures()
     }
 }

@@ -207,11 +207,6 @@ impl UringKernel {
         self.eventfd.as_fd()
     }
 
-    /// Enters that failed for a reason other than an interruption, since the start.
-    pub const fn enter_failures(&self) -> u64 {
-        self.enter_failures
-    }
-
     fn push(&mut self, entry: &squeue::Entry) {
         loop {
             // SAFETY: every entry built in this file points only at memory that this kernel owns
@@ -483,6 +478,10 @@ impl Kernel for UringKernel {
 
     fn buffers_free(&self) -> usize {
         usize::from(self.buffers.count) - self.buffers.taken
+    }
+
+    fn enter_failures(&self) -> u64 {
+        self.enter_failures
     }
 
     fn overflows(&self) -> u64 {

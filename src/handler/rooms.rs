@@ -12,7 +12,7 @@ use crate::{
         time::Now,
     },
     hub::{
-        ALL_ROOM, Hub, Output, Outputs,
+        Hub, Output, Outputs,
         edge::Sessions,
         is_reserved,
         wire::{
@@ -459,5 +459,5 @@ pub fn answer(session: &Session, id: Option<&str>, reply: &Reply, payload: &mut 
 
 /// The room that a raw client asked for, if it may be had by that name.
 pub fn raw_room(name: &str) -> Option<&str> {
-    (json::is_room_name(name) && !is_reserved(name) && name != ALL_ROOM).then_some(name)
+    (json::is_room_name(name) && !is_reserved(name)).then_some(name)
 }

@@ -19,6 +19,7 @@ use crate::{
     base::{
         abort::AbortOnUnwind,
         ids::{CoreId, Encoding, SessionKey},
+        limits::TURN_ROOM_DELIVERIES_MAX,
         segments::SharedFrame,
         slab::Slab,
     },
@@ -450,7 +451,7 @@ impl Edge {
         while budget > 0
             && let Some(key) = self.busy.pop_front()
         {
-            let share = budget.min(ROOM_SHARE);
+            let share = budget.min(TURN_ROOM_DELIVERIES_MAX);
             let used = self.run_room(key, share, sessions, receivers, out);
             budget -= used.min(budget);
             if self
@@ -511,9 +512,6 @@ impl Edge {
         used
     }
 }
-
-/// Deliveries that one room may make before the next has its turn.
-const ROOM_SHARE: usize = 1024;
 
 impl FanOut {
     fn run(

@@ -330,13 +330,12 @@ impl Homes {
 
     pub(super) fn leave(
         &mut self,
-        now: Now,
         from: CoreId,
         leave: Leave,
         windows: &mut Windows,
         out: &mut Outputs,
     ) {
-        let left = self.try_leave(now, from, &leave, windows, out);
+        let left = self.try_leave(from, &leave, windows, out);
         if leave.command {
             out.push_back(Output::Deliver {
                 to: from,
@@ -356,7 +355,6 @@ impl Homes {
 
     fn try_leave(
         &mut self,
-        _now: Now,
         from: CoreId,
         leave: &Leave,
         windows: &mut Windows,

@@ -41,7 +41,6 @@ use crate::{
         time::Now,
     },
     config::PublishBy,
-    proto::ws::close::CloseCode,
 };
 
 /// The reserved room that every client is in.
@@ -94,15 +93,6 @@ pub enum Output {
         to: SessionKey,
         /// The payload of a text message.
         payload: Vec<u8>,
-    },
-    /// One of this core's sessions is to be closed.
-    Close {
-        /// Which.
-        to: SessionKey,
-        /// With which code.
-        code: CloseCode,
-        /// And why, in a word.
-        reason: &'static str,
     },
     /// A delivery from `to` has been handed out: its bytes are free again.
     ReturnWindow {
@@ -161,9 +151,6 @@ pub struct Hub {
     edge: Edge,
     directory: Directory,
     windows: Windows,
-    /// Messages numbered or passed on as a home.
-    published: u64,
-    announcements_suppressed: u64,
 }
 
 impl Hub {
@@ -181,8 +168,6 @@ impl Hub {
             directory: Directory::default(),
             windows: Windows::new(routes.cores()),
             routes,
-            published: 0,
-            announcements_suppressed: 0,
         }
     }
 
@@ -219,7 +204,7 @@ impl Hub {
         let _guard = AbortOnUnwind;
         match request {
             Request::Join(join) => self.homes.join(now, from, *join, &mut self.windows, out),
-            Request::Leave(leave) => self.homes.leave(now, from, leave, &mut self.windows, out),
+            Request::Leave(leave) => self.homes.leave(from, leave, &mut self.windows, out),
             Request::Publish(publish) => {
                 let publish = publish.as_ref().borrow();
                 self.homes
@@ -250,8 +235,6 @@ impl Hub {
                 });
             }
         }
-        self.published = self.homes.published();
-        self.announcements_suppressed = self.homes.announcements_suppressed();
     }
 
     /// Publishes to a room whose home is this core, without copying the payload first.
@@ -259,7 +242,6 @@ impl Hub {
         let _guard = AbortOnUnwind;
         self.homes
             .publish(now, self.core, publish, &mut self.windows, out);
-        self.published = self.homes.published();
     }
 
     /// `to` has handed out deliveries of this many bytes.
@@ -279,12 +261,12 @@ impl Hub {
 
     /// Messages published here since the start.
     pub const fn published(&self) -> u64 {
-        self.published
+        self.homes.published()
     }
 
     /// Joins and leaves not announced since the start.
     pub const fn announcements_suppressed(&self) -> u64 {
-        self.announcements_suppressed
+        self.homes.announcements_suppressed()
     }
 
     /// Sessions not entered in the directory since the start, their user having too many.

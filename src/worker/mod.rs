@@ -30,8 +30,8 @@ use crate::{
         counters::Counters,
         ids::CoreId,
         limits::{
-            ACCEPT_PAUSE, SHUTDOWN_TIMEOUT, TURN_COMPLETIONS_MAX, TURN_DELIVERIES_MAX,
-            TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
+            ACCEPT_PAUSE, SHUTDOWN_TIMEOUT, TURN_CLOSES_MAX, TURN_COMPLETIONS_MAX,
+            TURN_DELIVERIES_MAX, TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
         },
         rng::Rng,
         slab::Slab,
@@ -130,9 +130,6 @@ struct Stopping {
     /// Connections below this position have been told.
     cursor: usize,
 }
-
-/// Connections told of the end in one turn.
-const TURN_CLOSES_MAX: usize = 256;
 
 impl<E: Engine> Worker<E> {
     /// A worker over `engine`.
@@ -399,6 +396,9 @@ impl<E: Engine> Worker<E> {
         counters.mesh_window_bytes.set(core.hub.window_bytes());
         counters.enobufs_total.set(self.engine.enobufs());
         counters.cq_overflows_total.set(self.engine.overflows());
+        counters
+            .enter_failures_total
+            .set(self.engine.enter_failures());
         counters.mesh_waits_total.set(core.mesh.waits());
         counters.published_total.set(core.hub.published());
         counters.messages_out_total.set(core.messages_out);

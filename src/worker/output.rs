@@ -88,11 +88,6 @@ impl Core {
                 Output::Message { to, payload } => self.send_text(to, &payload),
                 Output::Reply { to, id, reply } => self.send_reply(to, id.as_deref(), &reply),
                 Output::Direct { to, message } => self.send_direct(to, &message),
-                Output::Close { to, code, reason } => {
-                    if let Some(conn) = self.transport_of(to) {
-                        self.begin_close(conn, code, reason, LeaveReason::Disconnected);
-                    }
-                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What happens when a connection's time has come: one timer each, whatever its state.
 
+use std::sync::Arc;
+
 use tracing::debug;
 
 use super::{
@@ -45,7 +47,8 @@ impl Core {
     /// A client is pinged after a while of silence, and closed if it stays silent. Any byte
     /// proves life; the deadline begins when the kernel has taken the ping.
     fn check_heartbeat(&mut self, conn: ConnKey) {
-        let limits = self.config.limits.clone();
+        let config = Arc::clone(&self.config);
+        let limits = &config.limits;
         let now = self.now.mono;
         let Some(state) = self.conns.get_mut(conn) else {
             return;

@@ -117,16 +117,6 @@ impl SimKernel {
         stream.outbound.clear();
     }
 
-    /// Bytes that the peer wrote and the gateway has not received.
-    pub fn peer_unreceived(&self, peer: PeerId) -> usize {
-        self.streams[peer.0].inbound.len()
-    }
-
-    /// Bytes that the peer could read.
-    pub fn peer_unread(&self, peer: PeerId) -> usize {
-        self.streams[peer.0].outbound.len()
-    }
-
     /// Whether the peer has closed or reset its socket.
     pub fn is_gone(&self, peer: PeerId) -> bool {
         self.streams[peer.0].peer_closed
