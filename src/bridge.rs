@@ -1,12 +1,16 @@
 //! What the parts that never import each other say to each other: plain data on bounded channels.
 
-use crate::base::ids::CoreId;
+use std::sync::Arc;
+
+use crate::{base::ids::CoreId, config::Config};
 
 /// What a worker is told from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Control {
-    /// Close everything and finish.
-    Shutdown,
+    /// Take up this configuration; it has been validated.
+    Reload(Arc<Config>),
+    /// Close everything, spread over the drain's window, and finish.
+    Drain,
 }
 
 /// What the one who waits for the gateway's end is told.
@@ -16,8 +20,13 @@ pub enum Report {
     Ready(CoreId),
     /// A worker could not start; the text says why.
     Failed(CoreId, String),
-    /// A worker has closed everything and stands still.
-    Finished(CoreId),
+    /// A worker stands still.
+    Finished {
+        /// Which.
+        core: CoreId,
+        /// Clients that were cut at the drain's deadline, their close not answered.
+        cut: u64,
+    },
     /// The process got this signal.
     Signal(i32),
 }

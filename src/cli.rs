@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{Config, ConfigError, Log, LogFormat},
+    config::{Config, ConfigError, Listen, Log, LogFormat},
     server::{Server, ServerError},
 };
 
@@ -96,7 +96,7 @@ fn load(args: &ServeArgs) -> anyhow::Result<Config> {
         .map(|(name, text)| (name.as_str(), text.as_str()));
     let mut config = Config::load(file, &args.settings)?;
     if let Some(listen) = args.listen {
-        config.server.listen = listen;
+        config.server.listen = Listen(vec![listen]);
     }
     if let Some(cores) = &args.cores {
         config.server.cores.clone_from(cores);

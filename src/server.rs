@@ -24,10 +24,10 @@ use tracing::{info, warn};
 use crate::{
     base::{counters::Counters, limits::SHUTDOWN_TIMEOUT, rng::Rng, time::Now},
     bridge::{Control, Report},
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, MachineShare},
     control::admin,
-    engine::uring::{self, UringConfig, UringError},
-    hub::{Hub, HubConfig, Routes},
+    engine::uring::{self, UringError},
+    hub::{Hub, Routes},
     worker::{
         Parts, mesh,
         run::{self, Thread},
@@ -119,7 +119,7 @@ impl Server {
         let cpus = choose_cpus(&config.server.cores)?;
         uring::probe()?;
         let cores = cpus.len() as u16;
-        let (address, listeners) = listen(config.server.listen, cores, config.server.backlog)?;
+        let (address, listeners) = listen(config.server.listen.0[0], cores, config.server.backlog)?;
         let admin = config.admin.listen.map(bind_admin).transpose()?;
         let seed = random_seed()?;
         let node = node_name(&config);
@@ -135,11 +135,16 @@ impl Server {
             let core = core as u16;
             let parts = move || {
                 let mut rng = Rng::new(own_seed);
-                let (routes, config) = (Routes::new(cores, seed), hub_config(&own_config));
+                let routes = Routes::new(cores, seed);
+                let hub_rng = Rng::new(rng.next_u64());
                 Parts {
                     core,
-                    hub: Hub::new(core, routes, config, Rng::new(rng.next_u64())),
+                    hub: Hub::new(core, routes, Arc::clone(&own_config), hub_rng),
                     config: own_config,
+                    share: MachineShare {
+                        connections: u32::MAX,
+                        memory_bytes: usize::MAX,
+                    },
                     node: own_node,
                     mesh,
                     counters: own_counters,
@@ -151,13 +156,8 @@ impl Server {
             controls.push(control);
             let thread = Thread {
                 cpu: *cpu,
-                listener,
-                ring: UringConfig {
-                    ring_entries: config.engine.ring_entries,
-                    cq_entries: config.engine.cq_entries,
-                    recv_buffers: config.engine.recv_buffers,
-                    recv_buffer_bytes: config.engine.recv_buffer_bytes.0 as u32,
-                },
+                listeners: vec![listener],
+                engine: config.engine.clone(),
                 control: orders,
                 reports: report_sender.clone(),
             };
@@ -169,7 +169,7 @@ impl Server {
                 Ok(Report::Failed(core, message)) => {
                     return Err(ServerError::Worker { core, message });
                 }
-                Ok(Report::Finished(_) | Report::Signal(_)) | Err(_) => {
+                Ok(Report::Finished { .. } | Report::Signal(_)) | Err(_) => {
                     unreachable!("invariant: a worker's first report is ready or failed")
                 }
             }
@@ -249,18 +249,18 @@ impl Server {
                 Ok(Report::Failed(core, message)) => {
                     return Err(ServerError::Worker { core, message });
                 }
-                Ok(Report::Ready(_) | Report::Finished(_)) | Err(_) => {}
+                Ok(Report::Ready(_) | Report::Finished { .. }) | Err(_) => {}
             }
         }
         for control in &self.controls {
             // A worker that does not take orders is waited for no longer than the others.
-            let _ = control.try_send(Control::Shutdown);
+            let _ = control.try_send(Control::Drain);
         }
         let deadline = Instant::now() + SHUTDOWN_TIMEOUT + Duration::from_secs(2);
         let mut running = self.controls.len();
         while running > 0 {
             match self.reports.recv_deadline(deadline) {
-                Ok(Report::Finished(_)) => running -= 1,
+                Ok(Report::Finished { .. }) => running -= 1,
                 Ok(Report::Failed(core, message)) => {
                     return Err(ServerError::Worker { core, message });
                 }
@@ -277,14 +277,6 @@ impl Server {
         }
         info!("stopped");
         Ok(())
-    }
-}
-
-fn hub_config(config: &Config) -> HubConfig {
-    HubConfig {
-        room_members_max: config.limits.room_members_max,
-        announce_members_max: config.rooms.announce_members_max,
-        all_publish_by: config.rooms.all_publish_by,
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 const LAYERS: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("config", &["base"]),
-    ("bridge", &["base"]),
+    ("bridge", &["base", "config"]),
     ("proto", &["base"]),
     ("session", &["base", "config", "proto"]),
     ("hub", &["base", "config", "proto", "session"]),
@@ -198,7 +198,7 @@ fn breaches_of_the_layers_are_found_however_they_are_written() {
             "#[cfg(test)]\nmod tests {\n    use crate::engine::sim;\n}",
         ),
         ("new/a.rs", "use crate::base::rng;"),
-        ("bridge.rs", "use crate::config::Config;"),
+        ("bridge.rs", "use crate::worker::Worker;"),
     ];
     for (path, code) in breaches {
         let faults = check(path, &format!("//! Doc.\n{code}\n"));

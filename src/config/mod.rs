@@ -3,13 +3,21 @@
 //! Layers, later wins: defaults, the file, `--set`, the command line's own flags. A key that
 //! does not exist is an error. This module reads text it is given; it opens no file.
 
+mod cores;
 mod defaults;
+mod rooms;
+mod routes;
+mod sections;
 mod units;
-
-use std::net::SocketAddr;
 
 use serde::Deserialize;
 
+pub use cores::{CoreConfig, CoreFile, CoreLimits, MachineShare};
+pub use rooms::{Delivery, PublishBy, RoomMatch, RoomOptions, Rooms, SlowClient};
+pub use routes::{Mode, Route, RouteLimits};
+pub use sections::{
+    Admin, AllPublishBy, Drain, Engine, EngineKind, Limits, Listen, Log, LogFormat, Server,
+};
 pub use units::{ByteSize, Span};
 
 /// Everything that can be configured.
@@ -18,125 +26,23 @@ pub use units::{ByteSize, Span};
 pub struct Config {
     /// Where and on what the gateway runs.
     pub server: Server,
-    /// What one client may use.
+    /// What one client may use, and what one core may.
     pub limits: Limits,
-    /// What holds for every room.
+    /// What holds for every room, and what differs for some.
     pub rooms: Rooms,
-    /// Sizes of each core's ring.
+    /// What is served where; none is the default set.
+    pub routes: Vec<Route>,
+    /// Which engine, and its sizes on each core.
     pub engine: Engine,
+    /// How the gateway ends.
+    pub drain: Drain,
     /// What is logged, and how.
     pub log: Log,
     /// The operator's interface.
     pub admin: Admin,
-}
-
-/// `[server]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Server {
-    /// Where clients connect.
-    pub listen: SocketAddr,
-    /// The processors to use, as `"0-3,6"`; `"all"` is every one that the process may use.
-    pub cores: String,
-    /// The node's name in `connected`; empty takes the host's name.
-    pub node: String,
-    /// Connections that the kernel queues per core before they are accepted.
-    pub backlog: u32,
-    /// Whether `/echo` is served.
-    pub demo: bool,
-}
-
-/// `[limits]` (protocol §7)
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Longest message from a client; judged from its header.
-    pub message_bytes_max: ByteSize,
-    /// Bytes queued for a client at which it is evicted.
-    pub buffered_bytes_high: ByteSize,
-    /// Bytes queued for a client below which it is read from again after its own replies
-    /// reached `buffered_bytes_high`.
-    pub buffered_bytes_low: ByteSize,
-    /// How long a send may make no progress before the client is evicted.
-    pub buffered_time_max: Span,
-    /// Rooms that one client may be in.
-    pub rooms_per_client: u32,
-    /// Members that one room may have.
-    pub room_members_max: u32,
-    /// How long a request head may take to arrive.
-    pub handshake_timeout: Span,
-    /// Longest request head.
-    pub head_bytes_max: ByteSize,
-    /// Most header fields of a request.
-    pub headers_max: u32,
-    /// Longest request target.
-    pub target_bytes_max: ByteSize,
-    /// A client that sent nothing for so long is pinged.
-    pub ping_interval: Span,
-    /// How long a pinged client may take to send anything.
-    pub pong_timeout: Span,
-}
-
-/// Who may publish to `@all`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PublishBy {
-    /// No client.
-    Nobody,
-    /// Every client.
-    Anyone,
-}
-
-/// `[rooms]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Rooms {
-    /// Who may publish to the reserved room `@all`.
-    pub all_publish_by: PublishBy,
-    /// `user_joined` and `user_left` are sent while a room has at most this many members.
-    pub announce_members_max: u32,
-}
-
-/// `[engine]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Engine {
-    /// Submission entries of each core's ring.
-    pub ring_entries: u32,
-    /// Completion entries of each core's ring.
-    pub cq_entries: u32,
-    /// Receive buffers shared by a core's connections; a power of two.
-    pub recv_buffers: u16,
-    /// Bytes of each.
-    pub recv_buffer_bytes: ByteSize,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// `[log]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// How lines are written.
-    pub format: LogFormat,
-    /// What is written: `error`, `warn`, `info`, `debug`, or a `tracing` filter.
-    pub level: String,
-}
-
-/// `[admin]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Admin {
-    /// Where the operator's interface listens; nowhere if unset.
-    pub listen: Option<SocketAddr>,
+    /// What `cores/<n>.toml` say, by worker.
+    #[serde(skip)]
+    pub cores: std::collections::BTreeMap<u16, CoreFile>,
 }
 
 /// Why a configuration was refused. The operator is to blame; the text says where.
@@ -266,6 +172,10 @@ impl Config {
             "engine.cq_entries must lie between engine.ring_entries and 65536",
         );
         check(
+            !self.server.listen.0.is_empty(),
+            "server.listen must name at least one address",
+        );
+        check(
             self.server.backlog > 0,
             "server.backlog must be more than 0",
         );
@@ -320,7 +230,7 @@ mod tests {
         let config = with(&[]).unwrap();
         assert_eq!(config, Config::default());
         config.validate().unwrap();
-        assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.server.listen.0[0].to_string(), "127.0.0.1:8080");
         assert_eq!(config.limits.message_bytes_max.0, 64 * 1024);
         assert_eq!(config.limits.ping_interval.0, Duration::from_secs(25));
     }
@@ -339,7 +249,7 @@ mod tests {
         assert_eq!(config.limits.ping_interval.0, Duration::from_millis(300));
         assert_eq!(config.limits.pong_timeout.0, Duration::from_secs(2));
         assert!(config.admin.listen.is_some());
-        assert_eq!(config.rooms.all_publish_by, PublishBy::Anyone);
+        assert_eq!(config.rooms.all_publish_by, AllPublishBy::Anyone);
         assert!(config.server.demo);
     }
 

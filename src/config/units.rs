@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, de};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub usize);
 
-/// A duration: a string with `ms`, `s`, `m`, `h` or `d`.
+/// A duration: a string with `us`, `ms`, `s`, `m`, `h` or `d`; `off` is none at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
@@ -31,17 +31,21 @@ impl ByteSize {
 
 impl Span {
     fn parse(text: &str) -> Option<Self> {
+        if text.trim() == "off" {
+            return Some(Self(Duration::ZERO));
+        }
         let (number, unit) = split(text)?;
-        let millis: u64 = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
+        let micros: u64 = match unit {
+            "us" => 1,
+            "ms" => 1_000,
+            "s" => 1_000_000,
+            "m" => 60_000_000,
+            "h" => 3_600_000_000,
+            "d" => 86_400_000_000,
             _ => return None,
         };
-        let millis = number.checked_mul(millis)?;
-        Some(Self(Duration::from_millis(millis)))
+        let micros = number.checked_mul(micros)?;
+        Some(Self(Duration::from_micros(micros)))
     }
 }
 
@@ -122,6 +126,8 @@ mod tests {
     fn spans() {
         for (text, millis) in [
             ("300ms", Some(300)),
+            ("2000us", Some(2)),
+            ("off", Some(0)),
             ("30s", Some(30_000)),
             ("5m", Some(300_000)),
             ("1h", Some(3_600_000)),

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::{
-    ALL_ROOM, HubConfig, Output, Outputs,
+    ALL_ROOM, Output, Outputs,
     window::Windows,
     wire::{
         Delivery, Epoch, Frames, HomeRoomKey, Inspect, Join, JoinSince, Joined, Leave, LeaveReason,
@@ -23,7 +23,7 @@ use crate::{
         slab::Slab,
         time::Now,
     },
-    config::PublishBy,
+    config::{AllPublishBy, Config, RoomOptions},
     proto::{
         envelope::{
             CommandError, ErrorCode,
@@ -37,7 +37,9 @@ use crate::{
 /// The rooms that have this core as their home.
 #[derive(Debug)]
 pub struct Homes {
-    config: HubConfig,
+    config: Arc<Config>,
+    /// How often the configuration was replaced: rooms look theirs up again when it has been.
+    revision: u32,
     rooms: Slab<Room>,
     by_name: HashMap<Arc<str>, HomeRoomKey, ahash::RandomState>,
     all_room: Option<HomeRoomKey>,
@@ -49,6 +51,9 @@ pub struct Homes {
 #[derive(Debug)]
 struct Room {
     name: Arc<str>,
+    options: RoomOptions,
+    /// The [`Homes::revision`] that its options are of.
+    revision: u32,
     /// `{"type":"message","room":"…"`: the same for all its messages.
     prefix: Box<[u8]>,
     epoch: Epoch,
@@ -78,11 +83,13 @@ struct Interest {
 }
 
 impl Room {
-    fn new(name: Arc<str>, rng: &mut Rng) -> Self {
+    fn new(name: Arc<str>, config: &Config, revision: u32, rng: &mut Rng) -> Self {
         let mut prefix = Vec::new();
         prefix.extend_from_slice(b"{\"type\":\"message\",\"room\":");
         json::push_string(&mut prefix, &name);
         Self {
+            options: config.room_options(&name),
+            revision,
             name,
             prefix: prefix.into_boxed_slice(),
             epoch: epoch(rng),
@@ -188,9 +195,10 @@ impl Room {
 
 impl Homes {
     /// No rooms.
-    pub fn new(config: HubConfig, rng: Rng) -> Self {
+    pub fn new(config: Arc<Config>, rng: Rng) -> Self {
         Self {
             config,
+            revision: 0,
             rooms: Slab::new(0),
             by_name: HashMap::default(),
             all_room: None,
@@ -202,7 +210,7 @@ impl Homes {
 
     /// Opens the reserved room that every core always wants to hear, under `local` on each.
     pub fn open_all_room(&mut self, cores: u16, local: LocalRoomKey) {
-        let mut room = Room::new(Arc::from(ALL_ROOM), &mut self.rng);
+        let mut room = self.new_room(Arc::from(ALL_ROOM));
         for core in 0..cores {
             room.interest(core, local).members[Encoding::Json.index()] = 1;
         }
@@ -210,6 +218,16 @@ impl Homes {
         let key = self.rooms.insert(room);
         self.by_name.insert(name, key);
         self.all_room = Some(key);
+    }
+
+    /// See [`Hub::set_config`](super::Hub::set_config).
+    pub fn set_config(&mut self, config: Arc<Config>) {
+        self.config = config;
+        self.revision = self.revision.wrapping_add(1);
+    }
+
+    fn new_room(&mut self, name: Arc<str>) -> Room {
+        Room::new(name, &self.config, self.revision, &mut self.rng)
     }
 
     /// How many rooms there are, without the reserved ones.
@@ -268,24 +286,21 @@ impl Homes {
         let key = match self.by_name.get(&join.room) {
             Some(key) => *key,
             None => {
-                let room = Room::new(Arc::clone(&join.room), &mut self.rng);
+                let room = self.new_room(Arc::clone(&join.room));
                 let key = self.rooms.insert(room);
                 self.by_name.insert(Arc::clone(&join.room), key);
                 key
             }
         };
-        let room = self
-            .rooms
-            .get_mut(key)
-            .expect("invariant: a named room exists");
+        let room = current(&mut self.rooms, key, &self.config, self.revision);
         if !room.members.contains_key(&join.client) {
-            if room.members.len() >= self.config.room_members_max as usize {
+            if room.members.len() >= room.options.room_members_max as usize {
                 return Err(CommandError::new(
                     ErrorCode::RoomFull,
                     "the room has all the members it may have",
                 ));
             }
-            let announce = room.members.len() < self.config.announce_members_max as usize;
+            let announce = room.members.len() < room.options.announce_members_max as usize;
             if announce && !room.has_room_everywhere(ANNOUNCEMENT_COST, windows) {
                 return Err(CommandError::new(
                     ErrorCode::Overloaded,
@@ -363,7 +378,7 @@ impl Homes {
         let Some(key) = self.find(&leave.room) else {
             return false;
         };
-        let room = self.rooms.get_mut(key).expect("invariant: just found");
+        let room = current(&mut self.rooms, key, &self.config, self.revision);
         let Some(member) = room.members.remove(&leave.client) else {
             return false;
         };
@@ -386,7 +401,7 @@ impl Homes {
             let name = Arc::clone(&room.name);
             self.rooms.remove(key);
             self.by_name.remove(&name);
-        } else if room.members.len() < self.config.announce_members_max as usize {
+        } else if room.members.len() < room.options.announce_members_max as usize {
             // Not admitted by the window: a leave can't be refused, and there are no more of
             // them than there were members.
             if room.wants(Encoding::Json) {
@@ -433,13 +448,13 @@ impl Homes {
     ) -> Result<(Option<u64>, Epoch), CommandError> {
         let key = self.find(publish.room).ok_or_else(not_joined)?;
         let is_all = self.all_room == Some(key);
-        if is_all && self.config.all_publish_by == PublishBy::Nobody {
+        if is_all && self.config.rooms.all_publish_by == AllPublishBy::Nobody {
             return Err(CommandError::new(
                 ErrorCode::Forbidden,
                 "publishing to `@all` needs a permission of its own",
             ));
         }
-        let room = self.rooms.get_mut(key).expect("invariant: just found");
+        let room = current(&mut self.rooms, key, &self.config, self.revision);
         let user: Option<Arc<str>> = match room.members.get(&publish.client) {
             Some(member) => member.user.clone(),
             None if is_all => publish.user.map(Arc::from),
@@ -514,6 +529,21 @@ impl Homes {
             },
         });
     }
+}
+
+/// The room at `key`, which was just found, with the options that hold now.
+fn current<'a>(
+    rooms: &'a mut Slab<Room>,
+    key: HomeRoomKey,
+    config: &Config,
+    revision: u32,
+) -> &'a mut Room {
+    let room = rooms.get_mut(key).expect("invariant: just found");
+    if room.revision != revision {
+        room.revision = revision;
+        room.options = config.room_options(&room.name);
+    }
+    room
 }
 
 /// What an envelope adds to its data at most: names, ids and numbers at their limits, with room

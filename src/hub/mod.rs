@@ -40,7 +40,7 @@ use crate::{
         rng::Rng,
         time::Now,
     },
-    config::PublishBy,
+    config::Config,
 };
 
 /// The reserved room that every client is in.
@@ -103,17 +103,6 @@ pub enum Output {
     },
 }
 
-/// What the hub needs of the configuration.
-#[derive(Clone, Debug)]
-pub struct HubConfig {
-    /// Members that one room may have.
-    pub room_members_max: u32,
-    /// Joins and leaves are announced in rooms of at most this many members.
-    pub announce_members_max: u32,
-    /// Who may publish to [`ALL_ROOM`].
-    pub all_publish_by: PublishBy,
-}
-
 /// How names find their cores; the same on every core of a process, another in each process.
 #[derive(Clone, Debug)]
 pub struct Routes {
@@ -155,7 +144,7 @@ pub struct Hub {
 
 impl Hub {
     /// The hub of `core`.
-    pub fn new(core: CoreId, routes: Routes, config: HubConfig, rng: Rng) -> Self {
+    pub fn new(core: CoreId, routes: Routes, config: Arc<Config>, rng: Rng) -> Self {
         let edge = Edge::new(routes.core_of(ALL_ROOM));
         let mut homes = Homes::new(config, rng);
         if routes.core_of(ALL_ROOM) == core {
@@ -235,6 +224,11 @@ impl Hub {
                 });
             }
         }
+    }
+
+    /// Takes up another configuration: what it says of rooms holds from now on.
+    pub fn set_config(&mut self, config: Arc<Config>) {
+        self.homes.set_config(config);
     }
 
     /// Publishes to a room whose home is this core, without copying the payload first.

@@ -14,6 +14,7 @@ use crate::{
         rng::Rng,
         slab::{Key, Slab},
     },
+    config::AllPublishBy,
     proto::envelope::ErrorCode,
 };
 
@@ -22,16 +23,14 @@ const LOCAL: Key = Key {
     generation: 0,
 };
 
-fn hub(config: HubConfig) -> Hub {
-    Hub::new(0, Routes::new(2, [1, 2, 3, 4]), config, Rng::new(1))
+fn hub(config: Config) -> Hub {
+    Hub::new(0, Routes::new(2, [1, 2, 3, 4]), config.into(), Rng::new(1))
 }
 
-fn open() -> HubConfig {
-    HubConfig {
-        room_members_max: 100,
-        announce_members_max: 100,
-        all_publish_by: PublishBy::Anyone,
-    }
+fn open() -> Config {
+    let mut config = Config::default();
+    config.rooms.all_publish_by = AllPublishBy::Anyone;
+    config
 }
 
 fn client(index: u32) -> ClientId {
@@ -192,11 +191,10 @@ fn a_user_is_sent_to_whole_or_not_at_all() {
 
 #[test]
 fn rooms_have_a_most_of_members_and_crowds_are_not_announced() {
-    let mut hub = hub(HubConfig {
-        room_members_max: 3,
-        announce_members_max: 2,
-        ..open()
-    });
+    let mut config = open();
+    config.limits.room_members_max = 3;
+    config.rooms.announce_members_max = 2;
+    let mut hub = hub(config);
     let mut said = Vec::new();
     for n in 1..=4 {
         said.push(ask(&mut hub, join(n)));

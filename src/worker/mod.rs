@@ -38,7 +38,7 @@ use crate::{
         time::{Instant, Now},
         wheel::Wheel,
     },
-    config::Config,
+    config::{Config, MachineShare},
     engine::{Chunk, CloseMode, ConnKey, Engine, Event, ListenerId},
     handler::reply::Hello,
     hub::{Hub, Outputs, edge::Sessions, wire::Delivery},
@@ -53,6 +53,8 @@ pub struct Parts {
     pub core: CoreId,
     /// The validated configuration.
     pub config: Arc<Config>,
+    /// What the machine has for it.
+    pub share: MachineShare,
     /// The node's name.
     pub node: String,
     /// Its rooms.
@@ -230,6 +232,17 @@ impl<E: Engine> Worker<E> {
             self.core.now.mono.plus(soon)
         });
         [timer, stopping, mesh].into_iter().flatten().min()
+    }
+
+    /// Takes up another configuration, which has been validated.
+    pub fn reload(&mut self, config: Arc<Config>) {
+        self.core.hub.set_config(Arc::clone(&config));
+        self.core.config = config;
+    }
+
+    /// Clients that were cut at the end, their close not answered.
+    pub const fn cut(&self) -> u64 {
+        0
     }
 
     /// Begins the end: no more connections, a close for every client.

@@ -31,6 +31,7 @@ use crate::{
         time::{Instant, Now},
     },
     bridge::{Control, Report},
+    config,
     engine::{
         slots::Slots,
         uring::{UringConfig, UringKernel},
@@ -45,10 +46,10 @@ pub type UringEngine = Slots<UringKernel>;
 pub struct Thread {
     /// The processor to run on.
     pub cpu: usize,
-    /// Its own listening socket.
-    pub listener: OwnedFd,
-    /// The sizes of its ring.
-    pub ring: UringConfig,
+    /// Its own listening sockets.
+    pub listeners: Vec<OwnedFd>,
+    /// Its engine, and the sizes of it.
+    pub engine: config::Engine,
     /// Where it is told what to do.
     pub control: flume::Receiver<Control>,
     /// Where it tells how it goes.
@@ -94,7 +95,7 @@ pub fn spawn(
         let _guard = AbortOnUnwind;
         let reports = thread.reports.clone();
         let report = match serve(parts(), thread) {
-            Ok(()) => Report::Finished(core),
+            Ok(cut) => Report::Finished { core, cut },
             Err(error) => Report::Failed(core, format!("{error:#}")),
         };
         // The receiver is gone only if the process is ending anyway.
@@ -108,7 +109,7 @@ pub fn spawn(
     Ok(())
 }
 
-fn serve(mut parts: Parts, thread: Thread) -> anyhow::Result<()> {
+fn serve(mut parts: Parts, thread: Thread) -> anyhow::Result<u64> {
     let core = parts.core;
     if let Err(error) = pin(thread.cpu) {
         warn!(core, cpu = thread.cpu, %error, "not pinned");
@@ -118,8 +119,16 @@ fn serve(mut parts: Parts, thread: Thread) -> anyhow::Result<()> {
         .enable_timer()
         .build()
         .context("starting the runtime")?;
-    let mut kernel = UringKernel::new(thread.ring)?;
-    kernel.listen(thread.listener);
+    let engine = &thread.engine;
+    let mut kernel = UringKernel::new(UringConfig {
+        ring_entries: engine.ring_entries,
+        cq_entries: engine.cq_entries,
+        recv_buffers: engine.recv_buffers,
+        recv_buffer_bytes: engine.recv_buffer_bytes.0 as u32,
+    })?;
+    for listener in thread.listeners {
+        kernel.listen(listener);
+    }
     let eventfd = kernel
         .eventfd()
         .try_clone_to_owned()
@@ -131,10 +140,11 @@ fn serve(mut parts: Parts, thread: Thread) -> anyhow::Result<()> {
     let worker = Worker::new(Slots::new(kernel, first_generation), parts);
     let _ = thread.reports.send(Report::Ready(core));
     let worker = runtime.block_on(drive(worker, eventfd, thread.control, clock, counters));
+    let cut = worker.cut();
     // Neither the ring nor the runtime is dropped with operations in flight.
     std::mem::forget(worker);
     std::mem::forget(runtime);
-    Ok(())
+    Ok(cut)
 }
 
 fn pin(cpu: usize) -> nix::Result<()> {
@@ -274,7 +284,8 @@ async fn drive(
 
 fn obey(worker: &mut Worker<UringEngine>, order: Control) {
     match order {
-        Control::Shutdown => worker.begin_stopping(),
+        Control::Drain => worker.begin_stopping(),
+        Control::Reload(config) => worker.reload(config),
     }
 }
 

@@ -10,13 +10,13 @@ use crate::{
         rng::Rng,
         time::{Instant, Now},
     },
-    config::Config,
+    config::{Config, MachineShare},
     engine::{
         Engine,
         sim::{Faults, SimConfig, SimKernel},
         slots::Slots,
     },
-    hub::{Hub, HubConfig, Routes},
+    hub::{Hub, Routes},
     worker::{Parts, Worker, mesh},
 };
 
@@ -68,17 +68,17 @@ impl Net {
             .into_iter()
             .zip(0..)
             .map(|(mesh, core): (_, CoreId)| {
-                let hub_config = HubConfig {
-                    room_members_max: config.limits.room_members_max,
-                    announce_members_max: config.rooms.announce_members_max,
-                    all_publish_by: config.rooms.all_publish_by,
-                };
-                let hub = Hub::new(core, routes.clone(), hub_config, Rng::new(rng.next_u64()));
+                let hub_rng = Rng::new(rng.next_u64());
+                let hub = Hub::new(core, routes.clone(), Arc::clone(&config), hub_rng);
                 let kernel = SimKernel::new(rng.next_u64(), sim.clone());
                 let engine = Slots::new(kernel, rng.next_u64() as u32);
                 let parts = Parts {
                     core,
                     config: Arc::clone(&config),
+                    share: MachineShare {
+                        connections: u32::MAX,
+                        memory_bytes: usize::MAX,
+                    },
                     node: "sim".to_owned(),
                     hub,
                     mesh,
