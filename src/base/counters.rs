@@ -76,6 +76,12 @@ counters! {
     slots_open,
     /// Bytes of deliveries on their way to cores that have not handed them out yet.
     mesh_window_bytes,
+    /// Connections whose request is not complete.
+    handshakes_inflight,
+    /// Addresses whose connections and handshakes this core counts.
+    addresses_known,
+    /// Bytes of memory that this core's clients take, as reckoned for `limits.memory_budget`.
+    memory_used_bytes,
     /// Connections accepted.
     accepted_total,
     /// Failed accepts, by any error.
@@ -84,6 +90,16 @@ counters! {
     upgraded_total,
     /// Requests refused with a 4xx or 5xx status.
     refused_total,
+    /// Connections refused with 503 because the core had `limits.connections_max`.
+    refused_connections_total,
+    /// Connections refused with 503 because of `limits.handshakes_inflight_max`.
+    refused_handshakes_total,
+    /// Connections refused with 503 because 90 % of `limits.memory_budget` were used.
+    refused_memory_total,
+    /// Connections refused with 429 because of `limits.connections_per_ip`.
+    refused_ip_connections_total,
+    /// Connections refused with 429 because of `limits.handshakes_per_ip_per_second`.
+    refused_ip_handshakes_total,
     /// Heads that were not complete in time.
     handshake_timeouts_total,
     /// Connections closed, for any reason.
@@ -110,6 +126,30 @@ counters! {
     command_errors_total,
     /// Clients closed because their outbound queue reached `limits.buffered_bytes_high`.
     evicted_slow_total,
+    /// Messages refused for being more than `limits.messages_per_second` allows.
+    rate_limited_total,
+    /// Clients closed with 4029 for `limits.rate_breaches_max` refused messages.
+    rate_closed_total,
+    /// Times that reading a client paused because of `limits.bytes_per_second`.
+    throttled_total,
+    /// Clients closed with 1008 because of `limits.control_frames_per_second`.
+    control_floods_total,
+    /// Clients closed with 4006 at the end of `limits.connection_lifetime`.
+    lifetimes_total,
+    /// Clients closed because the core's memory budget was nearly used up.
+    evicted_memory_total,
+    /// Times that memory not in use was given back because the budget was nearly used up.
+    memory_trims_total,
+    /// Times that accepting paused because the memory budget was used up.
+    accept_pauses_total,
+    /// Clients closed in a drain, or because a reload took their route away.
+    drained_total,
+    /// Clients whose close was not answered when the drain's deadline came.
+    drain_cut_total,
+    /// Configurations taken up while running.
+    reloads_total,
+    /// Pings sent to clients that were silent.
+    pings_total,
     /// Clients closed because a ping went unanswered.
     heartbeat_timeouts_total,
     /// Clients closed for breaking RFC 6455.

@@ -71,6 +71,29 @@ pub const MESH_DELIVERY_OVERHEAD_BYTES: u64 = 128;
 /// Data frames with at least this much still to come are received into the message's buffer.
 pub const DIRECT_RECEIVE_BYTES_MIN: usize = 32 * 1024;
 
+/// Over how long refused messages are counted towards `limits.rate_breaches_max`.
+pub const RATE_BREACH_WINDOW: Duration = Duration::from_secs(10);
+/// Addresses without connections that a core remembers for their handshakes.
+pub const IDLE_ADDRESSES_MAX: usize = 65_536;
+/// Refused connections that a core lets read their refusal; more are reset.
+pub const REFUSALS_LINGERING_MAX: u32 = 1024;
+/// Routes that one configuration may have.
+pub const ROUTES_MAX: usize = 256;
+/// Least pace of a drain, in closes per second and core: few clients need not be spread.
+pub const DRAIN_CLOSES_PER_SECOND_MIN: u64 = 50;
+/// How long a close waits for the end of a message that the client has begun.
+pub const MESSAGE_PATIENCE: Duration = Duration::from_secs(1);
+/// Outbound bytes from which a connection is listed among those with a backlog.
+pub const BACKLOG_BYTES_MIN: usize = 16 * 1024;
+/// Connections with a backlog that are compared in one turn to find the largest.
+pub const TURN_BACKLOGS_COMPARED_MAX: usize = 1024;
+/// Clients evicted in one turn to free memory.
+pub const TURN_MEMORY_EVICTIONS_MAX: usize = 16;
+/// How often memory is given back while it is short.
+pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the kernel is asked how much of a backlogged connection's output it still holds.
+pub const UNSENT_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How long a connection lingers after its last byte for the peer to end it.
 pub const LINGER: Duration = Duration::from_secs(2);
 /// Bytes that a lingering connection discards before it is reset.
@@ -81,5 +104,5 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const EVICTION_LINGER: Duration = Duration::from_secs(1);
 /// How long accepting pauses when the process is out of descriptors or memory.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long the gateway waits at its end for clients to take their close.
-pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the process waits for its workers beyond the drain's deadline.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);

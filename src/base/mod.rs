@@ -4,11 +4,13 @@
 //! [`time::Now`], randomness as a seeded [`rng::Rng`].
 
 pub mod abort;
+pub mod bucket;
 pub mod counters;
 pub mod ids;
 pub mod limits;
 pub mod paged;
 pub mod rng;
+pub mod sampler;
 pub mod segments;
 pub mod slab;
 pub mod time;

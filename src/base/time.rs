@@ -22,6 +22,9 @@ impl Instant {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// The end of time: later than anything that happens.
+    pub const NEVER: Self = Self(u64::MAX);
+
     /// The instant `after` later, saturating at the end of time.
     pub fn plus(self, after: Duration) -> Self {
         Self(

@@ -159,17 +159,16 @@ impl<'a> Fields<'a> {
             "presence" => Command::Presence { room: self.room()? },
             "room_info" => Command::RoomInfo { room: self.room()? },
             "resume" | "history" | "ack" | "request" | "auth" | "refresh" | "state" => {
-                return Err(CommandError {
-                    code: ErrorCode::UnknownType,
-                    message: format!("`{kind}` is not supported by this version").into(),
-                });
+                return Err(CommandError::new(
+                    ErrorCode::UnknownType,
+                    format!("`{kind}` is not supported by this version"),
+                ));
             }
             _ => {
-                return Err(CommandError {
-                    code: ErrorCode::UnknownType,
-                    message: format!("there is no command of type `{}`", kind.escape_debug())
-                        .into(),
-                });
+                return Err(CommandError::new(
+                    ErrorCode::UnknownType,
+                    format!("there is no command of type `{}`", kind.escape_debug()),
+                ));
             }
         })
     }
@@ -314,10 +313,9 @@ fn first_byte(text: &str) -> Option<u8> {
 fn parse_error(error: &serde_json::Error) -> CommandError {
     match error.classify() {
         Category::Data => invalid(error.to_string()),
-        Category::Io | Category::Syntax | Category::Eof => CommandError {
-            code: ErrorCode::ParseError,
-            message: error.to_string().into(),
-        },
+        Category::Io | Category::Syntax | Category::Eof => {
+            CommandError::new(ErrorCode::ParseError, error.to_string())
+        }
     }
 }
 
@@ -329,10 +327,7 @@ fn not_an_object() -> CommandError {
 }
 
 fn invalid(message: String) -> CommandError {
-    CommandError {
-        code: ErrorCode::InvalidMessage,
-        message: message.into(),
-    }
+    CommandError::new(ErrorCode::InvalidMessage, message)
 }
 
 fn missing(field: &'static str) -> CommandError {

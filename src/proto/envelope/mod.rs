@@ -123,6 +123,8 @@ pub enum ErrorCode {
     TooManyRooms,
     /// The client is no member.
     NotJoined,
+    /// The client sends too much.
+    RateLimited,
     /// Too much for now; try again.
     Overloaded,
 }
@@ -138,15 +140,8 @@ impl ErrorCode {
             Self::RoomFull => "ROOM_FULL",
             Self::TooManyRooms => "TOO_MANY_ROOMS",
             Self::NotJoined => "NOT_JOINED",
+            Self::RateLimited => "RATE_LIMITED",
             Self::Overloaded => "OVERLOADED",
-        }
-    }
-
-    /// When the same command may succeed, in milliseconds; none if not by waiting.
-    pub const fn retry_after_ms(self) -> Option<u64> {
-        match self {
-            Self::Overloaded => Some(100),
-            _ => None,
         }
     }
 }
@@ -159,14 +154,32 @@ pub struct CommandError {
     pub code: ErrorCode,
     /// For people.
     pub message: Cow<'static, str>,
+    /// When the same command may succeed, in milliseconds; none if not by waiting.
+    pub retry_after_ms: Option<u64>,
 }
 
 impl CommandError {
-    /// An error with a fixed text.
-    pub const fn new(code: ErrorCode, message: &'static str) -> Self {
+    /// An error, with what a person should know.
+    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
-            message: Cow::Borrowed(message),
+            message: message.into(),
+            retry_after_ms: match code {
+                ErrorCode::Overloaded => Some(100),
+                _ => None,
+            },
+        }
+    }
+
+    /// `RATE_LIMITED`: a command may pass after `wait`.
+    pub fn rate_limited(wait: std::time::Duration) -> Self {
+        let millis = wait.as_micros().div_ceil(1000);
+        Self {
+            retry_after_ms: Some(u64::try_from(millis).unwrap_or(u64::MAX)),
+            ..Self::new(
+                ErrorCode::RateLimited,
+                "too many messages; wait and try again",
+            )
         }
     }
 }
