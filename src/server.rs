@@ -22,7 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{info, warn};
 
 use crate::{
-    base::{counters::Counters, limits::SHUTDOWN_TIMEOUT, rng::Rng, time::Now},
+    base::{counters::Counters, limits::SHUTDOWN_GRACE, rng::Rng, time::Now},
     bridge::{Control, Report},
     config::{Config, ConfigError, MachineShare},
     control::admin,
@@ -256,7 +256,7 @@ impl Server {
             // A worker that does not take orders is waited for no longer than the others.
             let _ = control.try_send(Control::Drain);
         }
-        let deadline = Instant::now() + SHUTDOWN_TIMEOUT + Duration::from_secs(2);
+        let deadline = Instant::now() + self.config.drain.deadline.0 + SHUTDOWN_GRACE;
         let mut running = self.controls.len();
         while running > 0 {
             match self.reports.recv_deadline(deadline) {

@@ -144,6 +144,15 @@ pub trait Engine {
     /// Ends accepting on every listener for good and closes them.
     fn stop_accepting(&mut self);
 
+    /// STUB
+    fn pause_accepting(&mut self) {}
+    /// STUB
+    fn resume_accepting(&mut self) {}
+    /// STUB
+    fn unsent_bytes(&self, _conn: ConnKey) -> usize {
+        0
+    }
+
     /// The peer's address; none if it is gone already.
     fn peer_addr(&self, conn: ConnKey) -> Option<SocketAddr>;
 

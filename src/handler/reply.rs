@@ -19,6 +19,8 @@ pub struct Hello {
     pub message_bytes_max: u64,
     /// Rooms that the client may be in.
     pub rooms_max: u64,
+    /// Messages that it may send each second; 0 is no limit.
+    pub messages_per_second: u64,
 }
 
 /// Writes `connected`, always a client's first message.
@@ -30,6 +32,13 @@ pub fn connected(out: &mut Vec<u8>, hello: &Hello, client: ClientId, user: Optio
     let mut limits = Vec::new();
     open(&mut limits, "message_bytes_max", hello.message_bytes_max);
     next(&mut limits, "rooms_max", hello.rooms_max);
+    if hello.messages_per_second > 0 {
+        next(
+            &mut limits,
+            "messages_per_second",
+            hello.messages_per_second,
+        );
+    }
     limits.push(b'}');
     Object::new(out, "connected")
         .string("client", &client.to_string())
@@ -40,6 +49,20 @@ pub fn connected(out: &mut Vec<u8>, hello: &Hello, client: ClientId, user: Optio
         .raw("limits", &limits)
         .number("ts", ts)
         .end();
+}
+
+/// Writes `reconnect`: a planned close follows, and the client is to wait that long before it
+/// connects again.
+pub fn reconnect(out: &mut Vec<u8>, after_ms: u64, reason: &str) {
+    Object::new(out, "reconnect")
+        .number("after_ms", after_ms)
+        .string("reason", reason)
+        .end();
+}
+
+/// Writes an application ping, for a client that asked for them.
+pub fn ping(out: &mut Vec<u8>, ts: u64) {
+    Object::new(out, "ping").number("ts", ts).end();
 }
 
 fn open(out: &mut Vec<u8>, name: &str, value: u64) {
@@ -117,7 +140,7 @@ pub fn error(out: &mut Vec<u8>, id: Option<&str>, error: &CommandError) {
         .optional("id", id)
         .string("code", error.code.as_str())
         .string("message", &error.message);
-    match error.code.retry_after_ms() {
+    match error.retry_after_ms {
         Some(after) => object.number("retry_after_ms", after).end(),
         None => object.end(),
     }

@@ -24,7 +24,7 @@ use crate::{
         envelope::{Command, CommandError, Envelope, ErrorCode, Recipient, Since, json},
         ws::{close::CloseCode, connection::MessageKind},
     },
-    session::{LocalRoomKey, Membership, Session},
+    session::{LocalRoomKey, Membership, Session, rates::Meter},
 };
 
 /// What a message is handled with.
@@ -101,8 +101,17 @@ impl Rooms<'_> {
     }
 
     /// A JSON client's message.
-    pub fn on_json(&mut self, key: SessionKey, kind: MessageKind, payload: &[u8]) {
+    pub fn on_json(
+        &mut self,
+        key: SessionKey,
+        kind: MessageKind,
+        payload: &[u8],
+        meter: &mut Meter<'_>,
+    ) {
         if kind == MessageKind::Binary {
+            if let Err(wait) = meter.on_message() {
+                return self.error(key, None, &CommandError::rate_limited(wait));
+            }
             return self.error(
                 key,
                 None,
@@ -118,20 +127,43 @@ impl Rooms<'_> {
         match json::split(text) {
             Ok(commands) => {
                 for command in commands {
-                    match json::decode(command) {
-                        Ok(envelope) => self.on_command(key, envelope),
-                        Err(json::Unreadable { id, error }) => {
+                    // Each command of a batch counts. A refused one is still answered by its id.
+                    let metered = meter.on_message().map_err(CommandError::rate_limited);
+                    match (json::decode(command), metered) {
+                        (Ok(envelope), Ok(())) => self.on_command(key, envelope),
+                        (Ok(Envelope { id, .. }), Err(error)) => {
+                            self.error(key, id.as_deref(), &error);
+                        }
+                        (Err(json::Unreadable { id, error }), metered) => {
+                            let error = metered.err().unwrap_or(error);
                             self.error(key, id.as_deref(), &error);
                         }
                     }
+                    if meter.is_over {
+                        return;
+                    }
                 }
             }
-            Err(error) => self.error(key, None, &error),
+            Err(error) => {
+                let metered = meter.on_message().map_err(CommandError::rate_limited);
+                self.error(key, None, &metered.err().unwrap_or(error));
+            }
         }
     }
 
     /// A raw client's message: relayed to its one room as it came.
-    pub fn on_raw(&mut self, key: SessionKey, kind: MessageKind, payload: &[u8]) {
+    ///
+    /// One too many is dropped without a word, since a raw client gets none (protocol §1).
+    pub fn on_raw(
+        &mut self,
+        key: SessionKey,
+        kind: MessageKind,
+        payload: &[u8],
+        meter: &mut Meter<'_>,
+    ) {
+        if meter.on_message().is_err() {
+            return;
+        }
         let Some(session) = self.sessions.get(key) else {
             return;
         };

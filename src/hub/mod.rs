@@ -22,7 +22,7 @@ mod tests;
 pub mod window;
 pub mod wire;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, hash::Hash, sync::Arc};
 
 use compact_str::CompactString;
 
@@ -127,7 +127,12 @@ impl Routes {
 
     /// The home core of a room, and the directory core of a user.
     pub fn core_of(&self, name: &str) -> CoreId {
-        (self.keys.hash_one(name) % u64::from(self.cores)) as CoreId
+        self.core_of_key(name)
+    }
+
+    /// The core that keeps what there is to know about `key`.
+    pub fn core_of_key(&self, key: impl Hash) -> CoreId {
+        (self.keys.hash_one(key) % u64::from(self.cores)) as CoreId
     }
 }
 

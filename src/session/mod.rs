@@ -3,7 +3,9 @@
 //! A [`Session`] never sees a frame, a request or a socket; it belongs to a transport, which has
 //! its [`outbound`] queue.
 
+pub mod addresses;
 pub mod outbound;
+pub mod rates;
 
 use std::sync::Arc;
 

@@ -32,6 +32,11 @@ impl SpareBuffers {
         }
     }
 
+    /// Gives the buffers' memory back.
+    pub fn trim(&mut self) {
+        self.0 = Vec::new();
+    }
+
     /// Takes a sent batch apart and keeps the buffers that are worth it.
     pub fn reclaim(&mut self, batch: SendBatch) {
         for segment in batch.into_segments() {

@@ -9,13 +9,14 @@
 //!
 //! A session ends when its connection leaves `Open`, so nobody is a member while it is closing.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
+use super::routes::{NO_ROUTE, RouteId};
 use crate::{
     base::{ids::SessionKey, paged::Paged, slab::Key, time::Instant, wheel::TimerKey},
     engine::ConnKey,
     proto::{http1::HeadReader, ws::Connection},
-    session::outbound::Outbound,
+    session::{addresses::AddressKey, outbound::Outbound, rates::Rates},
 };
 
 /// A connection.
@@ -30,12 +31,43 @@ pub(super) struct Conn {
     pub(super) last_read: Instant,
     /// When the kernel last took bytes, or was last given some with none on their way.
     pub(super) last_progress: Instant,
+    /// Since when its queue has been at `limits.buffered_bytes_high`.
+    pub(super) above_high_since: Option<Instant>,
     pub(super) timer: Option<TimerKey>,
+    /// When the timer fires.
+    pub(super) timer_at: Instant,
+    /// When it is to be closed whatever it does: its lifetime's end, or its turn in a drain.
+    pub(super) ends_at: Instant,
+    /// Until when reading pauses, for having sent too much.
+    pub(super) throttled_until: Option<Instant>,
+    pub(super) rates: Rates,
+    /// Bytes of a message's own buffer when it was last lent for receiving.
+    pub(super) direct_len: usize,
+    /// Its route, once it has one.
+    pub(super) route: RouteId,
+    /// What it counts as, if its address is counted.
+    pub(super) address: Option<AddressKey>,
+    /// Bytes that it is charged in the core's memory.
+    pub(super) charged: usize,
+    /// Bytes that the kernel had taken and not sent when it was last asked.
+    pub(super) unsent: usize,
+    /// When it was last asked.
+    pub(super) unsent_at: Instant,
+    /// Seconds after which it is told to come back.
+    pub(super) retry_after: u16,
     pub(super) peer: Option<SocketAddr>,
     pub(super) sending: bool,
     pub(super) dirty: bool,
     /// The peer has ended its side.
     pub(super) ended: bool,
+    /// Its turn in a drain has come.
+    pub(super) is_draining: bool,
+    /// It was refused before its request was read.
+    pub(super) is_refused: bool,
+    /// It is listed among those with a backlog.
+    pub(super) is_backlogged: bool,
+    /// It asked for pings as messages.
+    pub(super) app_heartbeat: bool,
 }
 
 #[derive(Debug)]
@@ -108,17 +140,65 @@ impl Conn {
         Self {
             state: State::Head(HeadReader::new()),
             outbound: Outbound::default(),
-            receive: Receive::On,
+            receive: Receive::Off,
             stalled: None,
             ping: Ping::None,
             last_read: now,
             last_progress: now,
+            above_high_since: None,
             timer: None,
+            timer_at: Instant::NEVER,
+            ends_at: Instant::NEVER,
+            throttled_until: None,
+            rates: Rates::default(),
+            direct_len: 0,
+            route: NO_ROUTE,
+            address: None,
+            charged: 0,
+            unsent: 0,
+            unsent_at: now,
+            retry_after: 0,
             peer,
             sending: false,
             dirty: false,
             ended: false,
+            is_draining: false,
+            is_refused: false,
+            is_backlogged: false,
+            app_heartbeat: false,
         }
+    }
+
+    /// Whether its request is still to come.
+    pub(super) const fn is_head(&self) -> bool {
+        matches!(self.state, State::Head(_))
+    }
+
+    /// Bytes that it has sent in part, or that nobody has looked at yet.
+    pub(super) fn input_bytes(&self) -> usize {
+        let partial = match &self.state {
+            State::Head(reader) => reader.buffered_bytes(),
+            State::Open { ws, .. } | State::Closing { ws } => ws.buffered_bytes(),
+            State::Lingering { .. } => 0,
+        };
+        partial
+            + self
+                .stalled
+                .as_ref()
+                .map_or(0, |stall| stall.bytes.capacity())
+    }
+
+    /// When it counts as stuck if nothing changes: its send has made no progress for so long, or
+    /// its queue has been full for so long.
+    pub(super) fn stuck_at(&self, patience: Duration) -> Option<Instant> {
+        let progress = self.sending.then(|| self.last_progress.plus(patience));
+        let above = self.above_high_since.map(|since| since.plus(patience));
+        [progress, above].into_iter().flatten().min()
+    }
+
+    /// Whether it is.
+    pub(super) fn is_stuck(&self, now: Instant, patience: Duration) -> bool {
+        self.stuck_at(patience).is_some_and(|at| now >= at)
     }
 
     /// The session it serves, if it serves one.

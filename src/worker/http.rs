@@ -2,8 +2,10 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use super::routes::{RouteId, Routes};
 use crate::{
     base::{ids::Encoding, limits::USER_NAME_BYTES_MAX},
+    config::Mode,
     handler::rooms::raw_room,
     proto::{
         handshake::{Subprotocol, Upgrade, write_switching_protocols},
@@ -20,39 +22,35 @@ pub(super) enum Decision {
     Upgrade {
         /// The 101.
         response: Vec<u8>,
+        /// By which route.
+        route: RouteId,
         /// With what.
-        route: Route,
+        target: Target,
     },
 }
 
 /// What an upgraded connection is served with.
 #[derive(Debug)]
-pub(super) enum Route {
+pub(super) enum Target {
     Echo,
     Rooms {
         encoding: Encoding,
         user: Option<Arc<str>>,
         /// A raw client's room.
         room: Option<String>,
+        /// Whether it wants to be pinged by messages.
+        app_heartbeat: bool,
     },
-}
-
-/// What the routes depend on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Serving {
-    /// Whether `/echo` exists.
-    pub(super) demo: bool,
-    /// Whether new work is refused.
-    pub(super) stopping: bool,
 }
 
 const JSON: &str = "tidegate.v1.json";
 const RAW: &str = "tidegate.v1.raw";
 const SUBPROTOCOLS: [&str; 2] = [JSON, RAW];
 
-/// Decides on a request.
-pub(super) fn decide(head: &Head<'_>, serving: Serving) -> Decision {
-    match try_decide(head, serving) {
+/// Decides on a request. A gateway that is `stopping` names the seconds after which the next one
+/// may be asked.
+pub(super) fn decide(head: &Head<'_>, routes: &Routes, stopping: Option<u64>) -> Decision {
+    match try_decide(head, routes, stopping) {
         Ok(decision) => decision,
         Err(response) => Decision::Respond(if head.method == "HEAD" {
             Box::new(response.without_body())
@@ -62,24 +60,33 @@ pub(super) fn decide(head: &Head<'_>, serving: Serving) -> Decision {
     }
 }
 
-fn try_decide(head: &Head<'_>, serving: Serving) -> Result<Decision, Box<Response>> {
+fn try_decide(
+    head: &Head<'_>,
+    routes: &Routes,
+    stopping: Option<u64>,
+) -> Result<Decision, Box<Response>> {
     let segments = path_segments(head.path).map_err(|e| bad_request(e.to_string()))?;
     let segments: Vec<&str> = segments.iter().map(Cow::as_ref).collect();
     match segments.as_slice() {
-        ["healthz"] => Err(Box::new(probe(head, true))),
-        ["readyz"] => Err(Box::new(probe(head, !serving.stopping))),
-        ["ws"] => upgrade(head, serving, None),
-        ["ws", room] if !room.is_empty() => upgrade(head, serving, Some(room)),
-        ["echo"] if serving.demo => {
-            let upgrade = accept(head, serving)?;
+        ["healthz"] => return Err(Box::new(probe(head, true))),
+        ["readyz"] => return Err(Box::new(probe(head, stopping.is_none()))),
+        _ => {}
+    }
+    let Some((route, room)) = routes.find(&segments) else {
+        let response = Response::new(404).body("there is nothing at this path");
+        return Err(Box::new(response));
+    };
+    let upgrade = accept(head, stopping)?;
+    match routes[route].mode {
+        Mode::Rooms => open_rooms(head, &upgrade, route, room),
+        Mode::Echo => {
             let mut response = Vec::new();
             write_switching_protocols(&mut response, upgrade.key(), None);
-            let route = Route::Echo;
-            Ok(Decision::Upgrade { response, route })
-        }
-        _ => {
-            let response = Response::new(404).body("there is nothing at this path");
-            Err(Box::new(response))
+            Ok(Decision::Upgrade {
+                response,
+                route,
+                target: Target::Echo,
+            })
         }
     }
 }
@@ -94,23 +101,23 @@ fn probe(head: &Head<'_>, is_well: bool) -> Response {
     }
 }
 
-fn accept<'a>(head: &Head<'a>, serving: Serving) -> Result<Upgrade<'a>, Box<Response>> {
+fn accept<'a>(head: &Head<'a>, stopping: Option<u64>) -> Result<Upgrade<'a>, Box<Response>> {
     let upgrade = Upgrade::from_head(head).map_err(|e| Box::new(e.response()))?;
-    if serving.stopping {
+    if let Some(seconds) = stopping {
         let response = Response::new(503)
-            .header("Retry-After", "1")
+            .header("Retry-After", seconds.to_string())
             .body("the gateway is stopping");
         return Err(Box::new(response));
     }
     Ok(upgrade)
 }
 
-fn upgrade(
+fn open_rooms(
     head: &Head<'_>,
-    serving: Serving,
+    upgrade: &Upgrade<'_>,
+    route: RouteId,
     room_in_path: Option<&str>,
 ) -> Result<Decision, Box<Response>> {
-    let upgrade = accept(head, serving)?;
     let (encoding, subprotocol) = match upgrade.choose(&SUBPROTOCOLS) {
         Subprotocol::NoneOffered => (Encoding::Json, None),
         Subprotocol::Chosen(RAW) => (Encoding::Raw, Some(RAW)),
@@ -123,6 +130,7 @@ fn upgrade(
         }
     };
     let mut user = None;
+    let mut app_heartbeat = false;
     let mut room = room_in_path.map(str::to_owned);
     for pair in query_pairs(head.query.unwrap_or_default()) {
         let (name, value) = pair.map_err(|e| bad_request(e.to_string()))?;
@@ -135,6 +143,7 @@ fn upgrade(
                 }
                 user = Some(Arc::from(value.as_ref()));
             }
+            "heartbeat" => app_heartbeat = wants_messages(&value, encoding)?,
             "room" if room.is_none() => room = Some(value.into_owned()),
             _ => {}
         }
@@ -156,12 +165,29 @@ fn upgrade(
     };
     let mut response = Vec::new();
     write_switching_protocols(&mut response, upgrade.key(), subprotocol);
-    let route = Route::Rooms {
-        encoding,
-        user,
-        room,
-    };
-    Ok(Decision::Upgrade { response, route })
+    Ok(Decision::Upgrade {
+        response,
+        route,
+        target: Target::Rooms {
+            encoding,
+            user,
+            room,
+            app_heartbeat,
+        },
+    })
+}
+
+/// What `?heartbeat=` asks for: `app` is a ping as a message, for clients that never see frames.
+fn wants_messages(value: &str, encoding: Encoding) -> Result<bool, Box<Response>> {
+    match value {
+        "app" if encoding.has_envelope() => Ok(true),
+        "app" => Err(bad_request(
+            "clients of tidegate.v1.raw get no messages of the gateway's own: `heartbeat` must be \
+             `ws`",
+        )),
+        "ws" => Ok(false),
+        _ => Err(bad_request("`heartbeat` must be `ws` or `app`")),
+    }
 }
 
 fn bad_request(text: impl Into<Cow<'static, str>>) -> Box<Response> {

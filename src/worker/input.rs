@@ -1,11 +1,14 @@
 //! What clients send: heads, frames, and what follows from them.
 
-use tracing::debug;
+use std::rc::Rc;
+
+use tracing::{debug, info};
 
 use super::{
     Action, Core,
     conn::{Mode, Receive, Stall, StallCause, State},
-    http::{Decision, Route, decide},
+    http::{Decision, Target, decide},
+    routes::{Route, RouteId},
 };
 use crate::{
     base::{
@@ -22,19 +25,19 @@ use crate::{
             header::push_frame,
         },
     },
-    session::Session,
+    session::{Session, rates::Meter},
 };
 
 /// The rooms handler over a core's parts. A macro, since a method would borrow the connection too.
 macro_rules! rooms {
-    ($core:expr) => {
+    ($core:expr, $route:expr) => {
         Rooms {
             now: $core.now,
             hub: &mut $core.hub,
             sessions: &mut $core.sessions,
             out: &mut $core.out,
-            hello: &$core.hello,
-            rooms_per_client: $core.config.limits.rooms_per_client,
+            hello: &$route.hello,
+            rooms_per_client: $route.limits.rooms_per_client,
             errors: 0,
         }
     };
@@ -64,7 +67,7 @@ impl Core {
     }
 
     fn on_head_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
-        let serving = self.serving();
+        let stopping = self.is_draining().then(|| self.retry_after());
         let short_of_credit = self.mesh.is_short_of_credit();
         let Some(state) = self.conns.get_mut(conn) else {
             return;
@@ -74,7 +77,7 @@ impl Core {
         };
         let decided = match reader.handle_input(bytes, &self.head_limits) {
             Ok(None) => return,
-            Ok(Some((head, used))) => Ok((decide(&head, serving), used)),
+            Ok(Some((head, used))) => Ok((decide(&head, &self.routes, stopping), used)),
             Err(error) => Err(Response::new(error.status()).body(error.to_string())),
         };
         let (decision, used) = match decided {
@@ -85,20 +88,22 @@ impl Core {
             Decision::Respond(response) => self.respond(conn, &response),
             // A raw client joins as it opens, which takes a credit like any command.
             Decision::Upgrade {
-                route: Route::Rooms { room: Some(_), .. },
+                target: Target::Rooms { room: Some(_), .. },
                 ..
             } if short_of_credit => {
                 self.counters.overloaded_total.inc();
-                let response = Response::new(503)
-                    .header("Retry-After", "1")
-                    .body("the room is behind; try again");
+                let response = self.busy_response("the room is behind; try again");
                 self.respond(conn, &response);
             }
-            Decision::Upgrade { response, route } => {
+            Decision::Upgrade {
+                response,
+                route,
+                target,
+            } => {
                 state
                     .outbound
                     .write(&mut self.spare, |run| run.extend_from_slice(&response));
-                self.open(conn, route);
+                self.open(conn, route, target);
                 let rest = &mut bytes[used..];
                 if !rest.is_empty() {
                     self.feed(conn, None, rest);
@@ -121,15 +126,19 @@ impl Core {
         }
     }
 
-    fn open(&mut self, conn: ConnKey, route: Route) {
-        let ws = Connection::new(Role::Server, self.config.limits.message_bytes_max.0);
-        let (mode, room) = match route {
-            Route::Echo => (Mode::Echo, None),
-            Route::Rooms {
+    fn open(&mut self, conn: ConnKey, id: RouteId, target: Target) {
+        let route = Rc::clone(&self.routes[id]);
+        let ws = Connection::new(Role::Server, route.limits.message_bytes_max.0);
+        let mut app_heartbeat = false;
+        let (mode, room) = match target {
+            Target::Echo => (Mode::Echo, None),
+            Target::Rooms {
                 encoding,
                 user,
                 room,
+                app_heartbeat: app,
             } => {
+                app_heartbeat = app;
                 let client = ClientId {
                     core: self.mesh.core(),
                     session: self.sessions.next_key(),
@@ -142,13 +151,18 @@ impl Core {
             return;
         };
         state.state = State::Open { ws, mode };
+        state.route = id;
+        state.app_heartbeat = app_heartbeat;
+        self.routes.enter(id);
+        self.heads -= 1;
         let peer = state.peer;
         self.counters.upgraded_total.inc();
         debug!(conn = conn.index, ?peer, ?mode, "upgraded");
         self.mark_dirty(conn);
-        self.set_timer(conn, self.config.limits.ping_interval.0);
+        self.set_timer(conn, route.limits.ping_interval.0);
+        self.plan_end(conn);
         if let Mode::Rooms(session) = mode {
-            self.with_rooms(|rooms| rooms.on_open(session, room.as_deref()));
+            self.with_rooms(&route, |rooms| rooms.on_open(session, room.as_deref()));
             self.drain_outputs();
         }
     }
@@ -158,12 +172,16 @@ impl Core {
     pub(super) fn feed(&mut self, conn: ConnKey, direct: Option<Direct>, bytes: &mut [u8]) {
         let mut direct = direct;
         let mut input = Input::new(bytes);
+        let now = self.now.mono;
+        let Some(route) = self.route_of(conn) else {
+            return;
+        };
+        let high = route.limits.buffered_bytes_high.0;
         loop {
             let short_of_credit = self.mesh.is_short_of_credit();
             let Some(state) = self.conns.get_mut(conn) else {
                 return;
             };
-            let high = self.config.limits.buffered_bytes_high.0;
             let (ws, mode) = match &mut state.state {
                 State::Open { ws, mode } => (ws, Some(*mode)),
                 State::Closing { ws } => (ws, None),
@@ -184,23 +202,40 @@ impl Core {
             };
             match polled {
                 Ok(None) => break,
-                Ok(Some(Event::Message(message))) => match mode {
-                    Some(Mode::Echo) => {
-                        self.counters.messages_in_total.inc();
-                        self.messages_out += 1;
-                        echo(&mut state.outbound, &mut self.spare, message);
-                        self.mark_dirty(conn);
+                Ok(Some(Event::Message(message))) => {
+                    let Some(mode) = mode else { continue };
+                    self.counters.messages_in_total.inc();
+                    let mut meter = Meter::new(now, &mut state.rates, &route.rates);
+                    match mode {
+                        Mode::Echo => {
+                            if meter.on_message().is_ok() {
+                                self.messages_out += 1;
+                                echo(&mut state.outbound, &mut self.spare, message);
+                                if !std::mem::replace(&mut state.dirty, true) {
+                                    self.dirty.push(conn);
+                                }
+                            }
+                        }
+                        Mode::Rooms(session) => {
+                            let mut rooms = rooms!(self, route);
+                            on_message(&mut rooms, session, &message, &mut meter);
+                            let errors = rooms.errors;
+                            self.counters.command_errors_total.add(errors);
+                        }
                     }
-                    Some(Mode::Rooms(session)) => {
-                        self.counters.messages_in_total.inc();
-                        let mut rooms = rooms!(self);
-                        on_message(&mut rooms, session, &message);
-                        let errors = rooms.errors;
-                        self.counters.command_errors_total.add(errors);
-                        self.drain_outputs();
+                    let (refused, is_over) = (meter.refused, meter.is_over);
+                    self.drain_outputs();
+                    if refused > 0 {
+                        self.on_rate_breach(conn, refused, is_over);
                     }
-                    None => {}
-                },
+                }
+                Ok(Some(Event::Ping(_) | Event::Pong(_)))
+                    if mode.is_some() && state.rates.on_control_frame(now, &route.rates) =>
+                {
+                    self.counters.control_floods_total.inc();
+                    let code = CloseCode::POLICY_VIOLATION;
+                    self.begin_close(conn, code, "policy", LeaveReason::Disconnected);
+                }
                 Ok(Some(Event::Ping(payload))) => {
                     if mode.is_some() {
                         state.outbound.write(&mut self.spare, |run| {
@@ -231,7 +266,10 @@ impl Core {
         };
         state.receive = Receive::Off;
         state.last_read = self.now.mono;
+        let received = buf.len().saturating_sub(state.direct_len);
         self.counters.direct_receives_total.inc();
+        self.counters.bytes_in_total.add(received as u64);
+        self.charge_bytes(conn, received);
         self.feed(conn, Some(Direct { buf, remaining }), &mut []);
         self.go_on_receiving(conn);
     }
@@ -244,14 +282,16 @@ impl Core {
     }
 
     /// Receiving is off: takes it up again in whichever way suits, unless the input must wait.
-    fn go_on_receiving(&mut self, conn: ConnKey) {
+    pub(super) fn go_on_receiving(&mut self, conn: ConnKey) {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
-        if state.receive != Receive::Off || state.stalled.is_some() {
+        let waits = state.stalled.is_some() || state.throttled_until.is_some();
+        if state.receive != Receive::Off || waits {
             return;
         }
-        let high = self.config.limits.buffered_bytes_high.0;
+        let route = self.routes.get(state.route);
+        let high = route.map_or(usize::MAX, |r| r.limits.buffered_bytes_high.0);
         if matches!(state.state, State::Open { .. }) && state.outbound.buffered_bytes() >= high {
             return self.stall(conn, &[], StallCause::Backlog);
         }
@@ -264,6 +304,7 @@ impl Core {
         match direct {
             Some(Direct { buf, remaining }) => {
                 state.receive = Receive::Direct { remaining };
+                state.direct_len = buf.len();
                 self.actions
                     .push_back(Action::ReceiveInto(conn, buf, remaining));
             }
@@ -342,16 +383,73 @@ impl Core {
         self.linger(conn, false);
     }
 
+    /// `bytes` were received from a client: reading pauses if they were too many.
+    pub(super) fn charge_bytes(&mut self, conn: ConnKey, bytes: usize) {
+        let now = self.now.mono;
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        let Some(route) = self.routes.get(state.route) else {
+            return;
+        };
+        if !matches!(state.state, State::Open { .. }) {
+            return;
+        }
+        let Some(pause) = state.rates.on_bytes(now, bytes, &route.rates) else {
+            return;
+        };
+        let until = now.plus(pause);
+        if state.throttled_until.is_none() {
+            self.counters.throttled_total.inc();
+        }
+        state.throttled_until = Some(until);
+        if state.receive == Receive::On {
+            state.receive = Receive::Pausing;
+            self.actions.push_back(Action::PauseReceive(conn));
+        }
+        self.arm_by(conn, until);
+    }
+
+    /// Messages were refused for being too many.
+    fn on_rate_breach(&mut self, conn: ConnKey, refused: u64, is_over: bool) {
+        self.counters.rate_limited_total.add(refused);
+        if is_over {
+            self.counters.rate_closed_total.inc();
+            if let Some(suppressed) = self.breach_log.admit(self.now.mono) {
+                let peer = self.conns.get(conn).and_then(|state| state.peer);
+                info!(
+                    conn = conn.index,
+                    ?peer,
+                    suppressed,
+                    "closed: too many messages"
+                );
+            }
+            let code = CloseCode::RATE_LIMIT;
+            self.begin_close(conn, code, "rate limit", LeaveReason::Disconnected);
+        }
+    }
+
+    /// The route that a connection is served by, once it has one.
+    pub(super) fn route_of(&self, conn: ConnKey) -> Option<Rc<Route>> {
+        let state = self.conns.get(conn)?;
+        self.routes.get(state.route).map(Rc::clone)
+    }
+
     /// Runs the rooms handler.
-    pub(super) fn with_rooms(&mut self, work: impl FnOnce(&mut Rooms<'_>)) {
-        let mut rooms = rooms!(self);
+    pub(super) fn with_rooms(&mut self, route: &Route, work: impl FnOnce(&mut Rooms<'_>)) {
+        let mut rooms = rooms!(self, route);
         work(&mut rooms);
         let errors = rooms.errors;
         self.counters.command_errors_total.add(errors);
     }
 }
 
-fn on_message(rooms: &mut Rooms<'_>, session: SessionKey, message: &Message<'_>) {
+fn on_message(
+    rooms: &mut Rooms<'_>,
+    session: SessionKey,
+    message: &Message<'_>,
+    meter: &mut Meter<'_>,
+) {
     #[cfg(test)]
     assert!(
         !message.payload().ends_with(super::tests::PANIC),
@@ -361,8 +459,8 @@ fn on_message(rooms: &mut Rooms<'_>, session: SessionKey, message: &Message<'_>)
         return;
     };
     match encoding {
-        Encoding::Json => rooms.on_json(session, message.kind(), message.payload()),
-        Encoding::Raw => rooms.on_raw(session, message.kind(), message.payload()),
+        Encoding::Json => rooms.on_json(session, message.kind(), message.payload(), meter),
+        Encoding::Raw => rooms.on_raw(session, message.kind(), message.payload(), meter),
     }
 }
 

@@ -3,7 +3,8 @@
 //! Nothing here blocks and nothing is dropped. An inbox that is full leaves the batch in its
 //! sender's outbox, and the outbox is bounded by what may go into it: requests that are answered
 //! hold a credit, deliveries a part of the window (`hub::window`), and the rest are ends of
-//! memberships, of which there are no more than there were memberships.
+//! memberships and comings and goings of connections, of which there are no more than there were
+//! memberships and connections.
 
 use std::collections::VecDeque;
 
@@ -14,7 +15,9 @@ use crate::{
             BATCH_COMMANDS_MAX, MESH_BATCH_ITEMS_MAX, MESH_CREDITS, MESH_INBOX_BATCHES_PER_CORE,
         },
     },
+    engine::ConnKey,
     hub::wire::{Delivery, Request},
+    session::addresses::{AddressKey, Admission},
 };
 
 /// What one core sends another in one go.
@@ -33,6 +36,21 @@ pub struct Batch {
 pub(super) enum Item {
     Request(Request),
     Delivery(Delivery),
+    /// To the core that counts an address: may this connection be taken up?
+    Admit {
+        conn: ConnKey,
+        address: AddressKey,
+    },
+    /// Back from it.
+    Admitted {
+        conn: ConnKey,
+        address: AddressKey,
+        verdict: Admission,
+    },
+    /// To the core that counts an address: a connection that was granted has ended.
+    Departed {
+        address: AddressKey,
+    },
 }
 
 /// One core's end of the mesh.
@@ -119,6 +137,11 @@ impl Mesh {
     pub(super) fn deliver(&mut self, to: CoreId, delivery: Delivery) {
         let outbox = &mut self.outboxes[usize::from(to)];
         outbox.items.push_back(Item::Delivery(delivery));
+    }
+
+    /// Sends what needs neither credit nor window.
+    pub(super) fn push(&mut self, to: CoreId, item: Item) {
+        self.outboxes[usize::from(to)].items.push_back(item);
     }
 
     pub(super) fn return_window(&mut self, to: CoreId, bytes: u64) {

@@ -6,44 +6,50 @@
 //! then due timers, hands out to rooms, and ends with one send for each connection that has
 //! something to say. Every step is bounded (`base::limits`).
 
+mod admission;
 mod conn;
+mod drain;
 mod http;
 mod input;
+mod memory;
 pub mod mesh;
 mod output;
+mod routes;
 pub mod run;
 #[cfg(test)]
 mod tests;
 mod timers;
 
-use std::{collections::VecDeque, panic::AssertUnwindSafe, rc::Rc, sync::Arc};
+use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 
 use tracing::{debug, error, warn};
 
 use self::{
-    conn::{Conn, Conns, Receive, State},
-    http::Serving,
+    conn::{Conns, Receive, State},
+    drain::{Drain, Sweep},
+    memory::{Accepting, Memory},
     mesh::{Item, Mesh},
+    routes::Routes,
 };
 use crate::{
     base::{
         counters::Counters,
         ids::CoreId,
         limits::{
-            ACCEPT_PAUSE, SHUTDOWN_TIMEOUT, TURN_CLOSES_MAX, TURN_COMPLETIONS_MAX,
-            TURN_DELIVERIES_MAX, TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
+            ACCEPT_PAUSE, TURN_COMPLETIONS_MAX, TURN_DELIVERIES_MAX, TURN_MESH_BATCHES_MAX,
+            TURN_RESUMES_MAX, TURN_TIMERS_MAX,
         },
         rng::Rng,
+        sampler::Sampler,
         slab::Slab,
         time::{Instant, Now},
         wheel::Wheel,
     },
-    config::{Config, MachineShare},
+    config::{Config, CoreLimits, MachineShare},
     engine::{Chunk, CloseMode, ConnKey, Engine, Event, ListenerId},
-    handler::reply::Hello,
     hub::{Hub, Outputs, edge::Sessions, wire::Delivery},
     proto::http1::HeadLimits,
-    session::outbound::SpareBuffers,
+    session::{addresses::Addresses, outbound::SpareBuffers},
 };
 
 /// Everything a worker is made from, beside its engine.
@@ -83,9 +89,18 @@ pub struct Worker<E> {
 struct Core {
     now: Now,
     config: Arc<Config>,
+    share: MachineShare,
+    core_limits: CoreLimits,
     head_limits: HeadLimits,
-    hello: Rc<Hello>,
+    routes: Routes,
     conns: Conns,
+    /// Connections whose request is not complete.
+    heads: u32,
+    /// Connections that were refused and have not gone yet.
+    refusals: u32,
+    /// The addresses whose connections this core counts.
+    addresses: Addresses,
+    memory: Memory,
     sessions: Sessions,
     hub: Hub,
     out: Outputs,
@@ -102,7 +117,12 @@ struct Core {
     short_of_credit: VecDeque<ConnKey>,
     /// Connections whose own backlog has gone down.
     caught_up: VecDeque<ConnKey>,
-    stopping: Option<Stopping>,
+    drain: Option<Drain>,
+    /// Under way if a reload has taken routes away from connections.
+    retiring: Option<Sweep>,
+    refusal_log: Sampler,
+    breach_log: Sampler,
+    eviction_log: Sampler,
     counters: Arc<Counters>,
     rng: Rng,
     messages_out: u64,
@@ -123,38 +143,27 @@ enum Action {
     ReceiveInto(ConnKey, Vec<u8>, usize),
     ShutdownWrite(ConnKey),
     Close(ConnKey, CloseMode),
-}
-
-/// The end of a worker, under way.
-#[derive(Clone, Copy, Debug)]
-struct Stopping {
-    deadline: Instant,
-    /// Connections below this position have been told.
-    cursor: usize,
+    StopAccepting,
 }
 
 impl<E: Engine> Worker<E> {
     /// A worker over `engine`.
     pub fn new(engine: E, parts: Parts) -> Self {
-        let limits = &parts.config.limits;
-        let head_limits = HeadLimits {
-            head_bytes_max: limits.head_bytes_max.0,
-            headers_max: limits.headers_max as usize,
-            target_bytes_max: limits.target_bytes_max.0,
-        };
-        let hello = Rc::new(Hello {
-            node: parts.node,
-            ping_interval_ms: limits.ping_interval.0.as_millis() as u64,
-            pong_timeout_ms: limits.pong_timeout.0.as_millis() as u64,
-            message_bytes_max: limits.message_bytes_max.0 as u64,
-            rooms_max: limits.rooms_per_client.into(),
-        });
+        let own = parts.config.core(parts.core);
+        let core_limits = own.limits(parts.share);
+        let buffers = usize::from(own.engine.recv_buffers) * own.engine.recv_buffer_bytes.0;
         let mut rng = parts.rng;
         let core = Core {
             now: parts.now,
-            head_limits,
-            hello,
+            share: parts.share,
+            core_limits,
+            head_limits: head_limits(&parts.config),
+            routes: Routes::new(&parts.config, &own, parts.node),
             conns: Conns::default(),
+            heads: 0,
+            refusals: 0,
+            addresses: Addresses::default(),
+            memory: Memory::new(core_limits.memory_budget, buffers),
             // Another start in each process: a client id of an earlier one finds nobody.
             sessions: Slab::new(rng.next_u64() as u32),
             hub: parts.hub,
@@ -167,7 +176,11 @@ impl<E: Engine> Worker<E> {
             slow: Vec::new(),
             short_of_credit: VecDeque::new(),
             caught_up: VecDeque::new(),
-            stopping: None,
+            drain: None,
+            retiring: None,
+            refusal_log: Sampler::new(LOG_LINES_PER_SECOND),
+            breach_log: Sampler::new(LOG_LINES_PER_SECOND),
+            eviction_log: Sampler::new(LOG_LINES_PER_SECOND),
             counters: parts.counters,
             rng,
             messages_out: 0,
@@ -210,7 +223,8 @@ impl<E: Engine> Worker<E> {
         busy |= self.resume_stalled();
         busy |= self.fire_timers();
         busy |= self.core.hand_out();
-        busy |= self.core.go_on_stopping();
+        busy |= self.core.go_on_draining();
+        self.watch_memory();
         self.run_actions();
         // Before anyone can have heard of it: who reads the counters after an answer finds its
         // effect. The last turn before a wait finds nothing to do and publishes the rest.
@@ -226,43 +240,44 @@ impl<E: Engine> Worker<E> {
     /// When the next turn is due even if nothing happens.
     pub fn next_wake(&self) -> Option<Instant> {
         let timer = self.core.wheel.next_wake();
-        let stopping = self.core.stopping.map(|stopping| stopping.deadline);
+        let drain = self.core.drain_wake();
         let mesh = self.core.mesh.is_waiting().then(|| {
             let soon = std::time::Duration::from_millis(1);
             self.core.now.mono.plus(soon)
         });
-        [timer, stopping, mesh].into_iter().flatten().min()
+        [timer, drain, mesh].into_iter().flatten().min()
     }
 
     /// Takes up another configuration, which has been validated.
     pub fn reload(&mut self, config: Arc<Config>) {
-        self.core.hub.set_config(Arc::clone(&config));
-        self.core.config = config;
+        let core = &mut self.core;
+        let own = config.core(core.mesh.core());
+        core.hub.set_config(Arc::clone(&config));
+        core.core_limits = own.limits(core.share);
+        core.memory.set_budget(core.core_limits.memory_budget);
+        core.head_limits = head_limits(&config);
+        core.config = Arc::clone(&config);
+        if core.routes.reload(&config, &own) {
+            core.begin_retiring();
+        }
+        core.counters.reloads_total.inc();
     }
 
     /// Clients that were cut at the end, their close not answered.
-    pub const fn cut(&self) -> u64 {
-        0
+    pub fn cut(&self) -> u64 {
+        self.core.drain.as_ref().map_or(0, |drain| drain.cut)
     }
 
-    /// Begins the end: no more connections, a close for every client.
-    pub fn begin_stopping(&mut self) {
-        if self.core.stopping.is_none() {
-            self.engine.stop_accepting();
-            self.core.stopping = Some(Stopping {
-                deadline: self.core.now.mono.plus(SHUTDOWN_TIMEOUT),
-                cursor: 0,
-            });
-        }
+    /// Begins the end: no new clients, and a close for every client, spread over the drain's
+    /// window.
+    pub fn begin_draining(&mut self) {
+        self.core.begin_drain();
     }
 
-    /// Whether the end has come: everything closed, or its time over.
-    pub fn is_finished(&self) -> bool {
-        self.core.stopping.is_some_and(|stopping| {
-            let everyone_told = stopping.cursor >= self.core.conns.index_bound();
-            (everyone_told && self.engine.slots_open() == 0 && !self.core.mesh.is_waiting())
-                || self.core.now.mono >= stopping.deadline
-        })
+    /// Whether the end has come: everyone closed, or their time over. The worker still serves the
+    /// rooms that have their home here.
+    pub fn is_drained(&self) -> bool {
+        self.core.is_drained(self.engine.slots_open())
     }
 
     fn take_completions(&mut self) -> bool {
@@ -280,7 +295,10 @@ impl<E: Engine> Worker<E> {
         match event {
             Event::Received { conn, chunk } => self.on_received(conn, chunk),
             Event::Sent { conn, bytes, done } => self.core.on_sent(conn, bytes, done),
-            Event::Accepted { conn, .. } => self.on_accepted(conn),
+            Event::Accepted { conn, .. } => {
+                let peer = self.engine.peer_addr(conn);
+                self.core.on_accepted(conn, peer);
+            }
             Event::AcceptFailed { listener, errno } => {
                 self.core.counters.accept_errors_total.inc();
                 let error = std::io::Error::from_raw_os_error(errno);
@@ -303,32 +321,24 @@ impl<E: Engine> Worker<E> {
         self.run_actions();
     }
 
-    fn on_accepted(&mut self, conn: ConnKey) {
-        let peer = self.engine.peer_addr(conn);
-        let core = &mut self.core;
-        core.counters.accepted_total.inc();
-        debug!(
-            core = core.mesh.core(),
-            conn = conn.index,
-            ?peer,
-            "accepted"
-        );
-        core.conns.insert(conn, Conn::new(core.now.mono, peer));
-        if core.stopping.is_some() {
-            // It came with the last accept; its position may have been told already.
-            return core.stop_conn(conn);
-        }
-        let timeout = core.config.limits.handshake_timeout.0;
-        core.set_timer(conn, timeout);
-        self.engine.resume_receive(conn);
-    }
-
     fn on_received(&mut self, conn: ConnKey, chunk: Chunk) {
         let core = &mut self.core;
         core.counters.bytes_in_total.add(chunk.len() as u64);
         let bytes = self.engine.chunk_mut(&chunk);
-        guarded(core, conn, |core| core.on_bytes(conn, bytes));
+        guarded(core, conn, |core| {
+            core.on_bytes(conn, bytes);
+            core.charge_bytes(conn, bytes.len());
+            core.recharge(conn);
+        });
         self.engine.release(chunk);
+    }
+
+    fn watch_memory(&mut self) {
+        match self.core.watch_memory() {
+            Accepting::GoesOn => {}
+            Accepting::Pauses => self.engine.pause_accepting(),
+            Accepting::Resumes => self.engine.resume_accepting(),
+        }
     }
 
     fn resume_stalled(&mut self) -> bool {
@@ -376,6 +386,7 @@ impl<E: Engine> Worker<E> {
                 }
                 Action::ShutdownWrite(conn) => self.engine.shutdown_write(conn),
                 Action::Close(conn, mode) => self.engine.close(conn, mode),
+                Action::StopAccepting => self.engine.stop_accepting(),
             }
         }
     }
@@ -386,6 +397,9 @@ impl<E: Engine> Worker<E> {
         for conn in dirty.drain(..) {
             if let Some(batch) = self.core.next_batch(conn) {
                 self.engine.send(conn, batch);
+            } else if self.core.wants_unsent(conn) {
+                let unsent = self.engine.unsent_bytes(conn);
+                self.core.set_unsent(conn, unsent);
             }
         }
         self.core.dirty = dirty;
@@ -407,6 +421,9 @@ impl<E: Engine> Worker<E> {
         counters.buffers_out.set(self.engine.buffers_out() as u64);
         counters.slots_open.set(self.engine.slots_open() as u64);
         counters.mesh_window_bytes.set(core.hub.window_bytes());
+        counters.handshakes_inflight.set(core.heads.into());
+        counters.addresses_known.set(core.addresses.len() as u64);
+        counters.memory_used_bytes.set(core.memory.used() as u64);
         counters.enobufs_total.set(self.engine.enobufs());
         counters.cq_overflows_total.set(self.engine.overflows());
         counters
@@ -423,6 +440,18 @@ impl<E: Engine> Worker<E> {
             .set(core.hub.user_sessions_refused());
     }
 }
+
+fn head_limits(config: &Config) -> HeadLimits {
+    let limits = &config.limits;
+    HeadLimits {
+        head_bytes_max: limits.head_bytes_max.0,
+        headers_max: limits.headers_max as usize,
+        target_bytes_max: limits.target_bytes_max.0,
+    }
+}
+
+/// Lines about peers' noise that one worker writes each second, of each kind.
+const LOG_LINES_PER_SECOND: u64 = 5;
 
 /// Runs what depends on one connection's input. A panic there costs that connection alone.
 fn guarded(core: &mut Core, conn: ConnKey, work: impl FnOnce(&mut Core)) {
@@ -467,6 +496,15 @@ impl Core {
                         }
                         self.take_delivery(from, delivery);
                     }
+                    Item::Admit { conn, address } => self.on_admit(from, conn, address),
+                    Item::Admitted {
+                        conn,
+                        address,
+                        verdict,
+                    } => self.on_admission(conn, address, verdict),
+                    Item::Departed { address } => {
+                        self.addresses.depart(self.now.mono, address);
+                    }
                 }
                 self.drain_outputs();
             }
@@ -506,7 +544,7 @@ impl Core {
             dirty: &mut self.dirty,
             slow: &mut self.slow,
             counters: &self.counters,
-            buffered_bytes_high: self.config.limits.buffered_bytes_high.0,
+            routes: &self.routes,
             messages_out: &mut self.messages_out,
         };
         self.hub
@@ -514,37 +552,9 @@ impl Core {
             .run(budget, &mut self.sessions, &mut receivers, &mut self.out)
     }
 
-    fn go_on_stopping(&mut self) -> bool {
-        let Some(mut stopping) = self.stopping else {
-            return false;
-        };
-        let end = self.conns.index_bound();
-        let from = stopping.cursor.min(end);
-        let to = end.min(from + TURN_CLOSES_MAX);
-        for index in from..to {
-            if let Some(conn) = self.conns.key_at(index) {
-                self.stop_conn(conn);
-            }
-        }
-        stopping.cursor = to;
-        self.stopping = Some(stopping);
-        to > from
-    }
-
-    fn serving(&self) -> Serving {
-        Serving {
-            demo: self.config.server.demo,
-            stopping: self.stopping.is_some(),
-        }
-    }
-
-    fn set_timer(&mut self, conn: ConnKey, after: std::time::Duration) {
+    fn set_unsent(&mut self, conn: ConnKey, bytes: usize) {
         if let Some(state) = self.conns.get_mut(conn) {
-            if let Some(timer) = state.timer.take() {
-                self.wheel.cancel(timer);
-            }
-            let timer = self.wheel.arm(self.now.mono.plus(after), Timer::Conn(conn));
-            state.timer = Some(timer);
+            state.unsent = bytes;
         }
     }
 

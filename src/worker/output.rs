@@ -1,16 +1,19 @@
 //! What clients get: answers, room messages, closes, and the one send of a turn.
 
+use std::rc::Rc;
+
 use tracing::{debug, info};
 
 use super::{
     Action, Core, Timer,
-    conn::{Conns, Ping, Receive, StallCause, State},
+    conn::{Conns, Ping, StallCause, State},
+    routes::{NO_ROUTE, Routes},
 };
 use crate::{
     base::{
         counters::Counters,
         ids::SessionKey,
-        limits::{CLOSE_TIMEOUT, EVICTION_LINGER, LINGER},
+        limits::{CLOSE_TIMEOUT, EVICTION_LINGER, LINGER, UNSENT_INTERVAL},
         segments::{SendBatch, SharedFrame},
     },
     engine::{CloseMode, ConnKey},
@@ -25,7 +28,6 @@ use crate::{
     },
     proto::{
         envelope::ErrorCode,
-        http1::Response,
         ws::{CloseCode, OpCode, close, header::push_frame},
     },
     session::{Session, outbound::SpareBuffers},
@@ -38,7 +40,7 @@ pub(super) struct Members<'a> {
     pub(super) dirty: &'a mut Vec<ConnKey>,
     pub(super) slow: &'a mut Vec<ConnKey>,
     pub(super) counters: &'a Counters,
-    pub(super) buffered_bytes_high: usize,
+    pub(super) routes: &'a Routes,
     pub(super) messages_out: &'a mut u64,
 }
 
@@ -49,8 +51,13 @@ impl Receivers for Members<'_> {
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
-        // At the mark it takes no more: what is queued beyond it is at most one frame.
-        if conn.outbound.buffered_bytes() >= self.buffered_bytes_high {
+        let high = match self.routes.get(conn.route) {
+            Some(route) => route.limits.buffered_bytes_high.0,
+            None => return,
+        };
+        // At the mark it takes no more: what is queued beyond it is at most one frame. What the
+        // kernel holds unsent counts once the queue itself has begun to grow.
+        if conn.outbound.buffered_bytes() + conn.unsent >= high {
             self.counters.delivery_skipped_total.inc();
             if self.slow.last() != Some(&key) {
                 self.slow.push(key);
@@ -132,19 +139,23 @@ impl Core {
     }
 
     fn send_direct(&mut self, to: SessionKey, message: &DirectMessage) {
-        let Some(session) = self.sessions.get_mut(to) else {
+        let Some(session) = self.sessions.get(to) else {
             return;
         };
         if !session.encoding.has_envelope() {
             return;
         }
         let conn = session.transport;
+        let high = self.route_of(conn).map(|r| r.limits.buffered_bytes_high.0);
         let full = self.conns.get(conn).is_some_and(|state| {
-            state.outbound.buffered_bytes() >= self.config.limits.buffered_bytes_high.0
+            high.is_some_and(|high| state.outbound.buffered_bytes() + state.unsent >= high)
         });
         if full {
             return self.evict(conn);
         }
+        let Some(session) = self.sessions.get_mut(to) else {
+            return;
+        };
         session.directs += 1;
         let mut payload = Vec::new();
         reply::direct(&mut payload, session.directs, message);
@@ -154,19 +165,50 @@ impl Core {
     /// What to hand to the kernel for one connection, if it has anything and nothing is in
     /// flight.
     pub(super) fn next_batch(&mut self, conn: ConnKey) -> Option<SendBatch> {
+        self.recharge(conn);
+        let now = self.now.mono;
         let state = self.conns.get_mut(conn)?;
         state.dirty = false;
+        let limits = self.routes.get(state.route).map(|route| &route.limits);
+        let patience = limits.map(|limits| limits.buffered_time_max.0);
+        let high = limits.map_or(usize::MAX, |limits| limits.buffered_bytes_high.0);
+        if state.outbound.buffered_bytes() >= high && state.above_high_since.is_none() {
+            state.above_high_since = Some(now);
+        }
         if state.sending {
             return None;
         }
         let batch = state.outbound.take_batch()?;
         state.sending = true;
-        state.last_progress = self.now.mono;
+        state.last_progress = now;
         // Once nothing is left behind it, the ping is in this batch.
         if state.ping == Ping::Queued && state.outbound.is_empty() {
             state.ping = Ping::Sending;
         }
+        let is_open = matches!(state.state, State::Open { .. });
+        if let Some(patience) = patience.filter(|_| is_open) {
+            self.arm_by(conn, now.plus(patience));
+        }
         Some(batch)
+    }
+
+    /// Whether the kernel is to be asked how much of a connection's output it still holds: only
+    /// where a queue has grown, and not often.
+    pub(super) fn wants_unsent(&mut self, conn: ConnKey) -> bool {
+        let now = self.now.mono;
+        let Some(state) = self.conns.get_mut(conn) else {
+            return false;
+        };
+        let Some(route) = self.routes.get(state.route) else {
+            return false;
+        };
+        let low = route.limits.buffered_bytes_low.0;
+        let is_due = now.since(state.unsent_at) >= UNSENT_INTERVAL;
+        if state.outbound.buffered_bytes() <= low || !is_due {
+            return false;
+        }
+        state.unsent_at = now;
+        true
     }
 
     pub(super) fn on_sent(&mut self, conn: ConnKey, bytes: usize, done: Option<SendBatch>) {
@@ -180,6 +222,16 @@ impl Core {
         };
         state.outbound.on_sent(bytes);
         state.last_progress = self.now.mono;
+        let route = self.routes.get(state.route).map(Rc::clone);
+        if let Some(route) = &route {
+            let buffered = state.outbound.buffered_bytes();
+            if buffered < route.limits.buffered_bytes_high.0 {
+                state.above_high_since = None;
+            }
+            if buffered <= route.limits.buffered_bytes_low.0 {
+                state.unsent = 0;
+            }
+        }
         if finished {
             state.sending = false;
             let pinged = state.ping == Ping::Sending;
@@ -190,10 +242,11 @@ impl Core {
             if !state.outbound.is_empty() {
                 self.mark_dirty(conn);
             }
-            if is_awaited {
-                self.set_timer(conn, self.config.limits.pong_timeout.0);
+            if let Some(route) = route.filter(|_| is_awaited) {
+                self.arm_by(conn, self.now.mono.plus(route.limits.pong_timeout.0));
             }
         }
+        self.recharge(conn);
         self.after_progress(conn);
     }
 
@@ -201,7 +254,10 @@ impl Core {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
-        let low = self.config.limits.buffered_bytes_low.0;
+        let low = match self.routes.get(state.route) {
+            Some(route) => route.limits.buffered_bytes_low.0,
+            None => 0,
+        };
         let waits = |stall: &super::conn::Stall| stall.cause == StallCause::Backlog;
         if state.stalled.as_deref().is_some_and(waits) && state.outbound.buffered_bytes() <= low {
             self.caught_up.push_back(conn);
@@ -253,7 +309,7 @@ impl Core {
         if !matches!(state.state, State::Open { .. }) {
             return false;
         }
-        let session = state.session();
+        let (session, route) = (state.session(), state.route);
         let lingering = State::Lingering {
             discarded: 0,
             is_shut: false,
@@ -269,19 +325,11 @@ impl Core {
             self.resume_if_off(conn);
         }
         if let Some(session) = session.and_then(|key| self.sessions.remove(key)) {
-            self.with_rooms(|rooms| rooms.on_close(session, reason));
+            let route = Rc::clone(&self.routes[route]);
+            self.with_rooms(&route, |rooms| rooms.on_close(session, reason));
             self.drain_outputs();
         }
         true
-    }
-
-    fn resume_if_off(&mut self, conn: ConnKey) {
-        if let Some(state) = self.conns.get_mut(conn)
-            && state.receive == Receive::Off
-        {
-            state.receive = Receive::On;
-            self.actions.push_back(Action::ResumeReceive(conn));
-        }
     }
 
     /// Nothing more is read but the end: lets what is queued go out, then ends this side and
@@ -294,12 +342,16 @@ impl Core {
         if matches!(state.state, State::Lingering { .. }) {
             return;
         }
+        if state.is_head() {
+            self.heads -= 1;
+        }
         state.state = State::Lingering {
             discarded: 0,
             is_shut: false,
             is_reset,
         };
         state.stalled = None;
+        state.above_high_since = None;
         let after = if is_reset { EVICTION_LINGER } else { LINGER };
         self.resume_if_off(conn);
         self.set_timer(conn, after);
@@ -316,12 +368,16 @@ impl Core {
         if !matches!(state.state, State::Open { .. }) {
             return;
         }
-        info!(
-            conn = conn.index,
-            peer = ?state.peer,
-            buffered_bytes = state.outbound.buffered_bytes(),
-            "slow client evicted"
-        );
+        if let Some(suppressed) = self.eviction_log.admit(self.now.mono) {
+            info!(
+                conn = conn.index,
+                peer = ?state.peer,
+                buffered_bytes = state.outbound.buffered_bytes(),
+                unsent_bytes = state.unsent,
+                suppressed,
+                "slow client evicted"
+            );
+        }
         self.counters.evicted_slow_total.inc();
         self.end_session(conn, LeaveReason::Evicted);
         if let Some(state) = self.conns.get_mut(conn) {
@@ -347,33 +403,23 @@ impl Core {
         }
     }
 
-    /// Tells one connection that the gateway stops.
-    pub(super) fn stop_conn(&mut self, conn: ConnKey) {
-        match self.conns.get(conn).map(|state| &state.state) {
-            Some(State::Open { .. }) => {
-                // Spread, so that the clients do not come back all at once.
-                let after = 1 + self.rng.below(10);
-                let reason = format!("restart;retry-after={after}");
-                let code = CloseCode::SERVICE_RESTART;
-                self.begin_close(conn, code, &reason, LeaveReason::Disconnected);
-            }
-            Some(State::Head(reader)) if reader.is_empty() => {
-                self.drop_conn(conn, CloseMode::Orderly);
-            }
-            Some(State::Head(_)) => {
-                let response = Response::new(503)
-                    .header("Retry-After", "1")
-                    .body("the gateway is stopping");
-                self.respond(conn, &response);
-            }
-            Some(State::Closing { .. } | State::Lingering { .. }) | None => {}
-        }
-    }
-
     /// Forgets a connection and has its socket closed.
     pub(super) fn drop_conn(&mut self, conn: ConnKey, mode: CloseMode) {
         self.end_session(conn, LeaveReason::Disconnected);
         if let Some(state) = self.conns.remove(conn) {
+            self.memory.discharge(&state);
+            if state.is_head() {
+                self.heads -= 1;
+            }
+            if state.is_refused {
+                self.refusals -= 1;
+            }
+            if state.route != NO_ROUTE {
+                self.routes.leave(state.route);
+            }
+            if let Some(address) = state.address {
+                self.depart(address);
+            }
             if let Some(timer) = state.timer {
                 let armed: Option<Timer> = self.wheel.cancel(timer);
                 debug_assert!(armed.is_none_or(|timer| timer == Timer::Conn(conn)));

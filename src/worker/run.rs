@@ -94,12 +94,10 @@ pub fn spawn(
         // A panic that gets here has left shared state behind.
         let _guard = AbortOnUnwind;
         let reports = thread.reports.clone();
-        let report = match serve(parts(), thread) {
-            Ok(cut) => Report::Finished { core, cut },
-            Err(error) => Report::Failed(core, format!("{error:#}")),
-        };
-        // The receiver is gone only if the process is ending anyway.
-        let _ = reports.send(report);
+        if let Err(error) = serve(parts(), thread) {
+            // The receiver is gone only if the process is ending anyway.
+            let _ = reports.send(Report::Failed(core, format!("{error:#}")));
+        }
         // The ring's buffers must outlive what is in flight: the thread keeps them until the
         // process ends.
         loop {
@@ -109,7 +107,7 @@ pub fn spawn(
     Ok(())
 }
 
-fn serve(mut parts: Parts, thread: Thread) -> anyhow::Result<u64> {
+fn serve(mut parts: Parts, thread: Thread) -> anyhow::Result<()> {
     let core = parts.core;
     if let Err(error) = pin(thread.cpu) {
         warn!(core, cpu = thread.cpu, %error, "not pinned");
@@ -139,12 +137,13 @@ fn serve(mut parts: Parts, thread: Thread) -> anyhow::Result<u64> {
     let first_generation = parts.rng.next_u64() as u32;
     let worker = Worker::new(Slots::new(kernel, first_generation), parts);
     let _ = thread.reports.send(Report::Ready(core));
-    let worker = runtime.block_on(drive(worker, eventfd, thread.control, clock, counters));
-    let cut = worker.cut();
+    let (control, reports) = (thread.control, thread.reports);
+    let driven = drive(worker, eventfd, control, reports, clock, counters);
+    let worker = runtime.block_on(driven);
     // Neither the ring nor the runtime is dropped with operations in flight.
     std::mem::forget(worker);
     std::mem::forget(runtime);
-    Ok(cut)
+    Ok(())
 }
 
 fn pin(cpu: usize) -> nix::Result<()> {
@@ -209,6 +208,7 @@ async fn drive(
     mut worker: Worker<UringEngine>,
     eventfd: OwnedFd,
     control: flume::Receiver<Control>,
+    reports: flume::Sender<Report>,
     clock: Clock,
     counters: Arc<Counters>,
 ) -> Worker<UringEngine> {
@@ -225,11 +225,16 @@ async fn drive(
     let mut turns = 0;
     let mut yielded = clock.now().mono;
     let mut by_timer = false;
+    let mut reported = false;
     loop {
         let now = clock.now();
         let busy = worker.turn(now);
-        if worker.is_finished() {
-            return worker;
+        // Its clients are gone, but not yet those of others in the rooms that live here: it goes
+        // on until the process ends.
+        if !reported && worker.is_drained() {
+            reported = true;
+            let (core, cut) = (worker.mesh_mut().core(), worker.cut());
+            let _ = reports.try_send(Report::Finished { core, cut });
         }
         if std::mem::take(&mut by_timer) && worker.completions() > 0 {
             watch(&mut eventfd, &counters).await;
@@ -284,7 +289,7 @@ async fn drive(
 
 fn obey(worker: &mut Worker<UringEngine>, order: Control) {
     match order {
-        Control::Drain => worker.begin_stopping(),
+        Control::Drain => worker.begin_draining(),
         Control::Reload(config) => worker.reload(config),
     }
 }

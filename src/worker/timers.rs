@@ -1,15 +1,18 @@
-//! What happens when a connection's time has come: one timer each, whatever its state.
+//! What happens when a connection's time has come: one timer each, armed for whatever comes first.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::debug;
 
 use super::{
     Core,
-    conn::{Ping, State},
+    conn::{Ping, Receive, State},
 };
 use crate::{
+    base::time::Instant,
+    config::Limits,
     engine::{CloseMode, ConnKey},
+    handler::reply,
     hub::wire::LeaveReason,
     proto::{
         http1::Response,
@@ -29,7 +32,7 @@ impl Core {
                 let response = Response::new(408).body("the request took too long to arrive");
                 self.respond(conn, &response);
             }
-            State::Open { .. } => self.check_heartbeat(conn),
+            State::Open { .. } => self.check_open(conn),
             // The peer did not answer our close.
             State::Closing { .. } => self.drop_conn(conn, CloseMode::Orderly),
             State::Lingering { is_reset, .. } => {
@@ -44,50 +47,129 @@ impl Core {
         }
     }
 
-    /// A client is pinged after a while of silence, and closed if it stays silent. Any byte
-    /// proves life; the deadline begins when the kernel has taken the ping.
-    fn check_heartbeat(&mut self, conn: ConnKey) {
-        let config = Arc::clone(&self.config);
-        let limits = &config.limits;
+    /// Looks at everything that an open connection has a time for, and arms the next.
+    fn check_open(&mut self, conn: ConnKey) {
         let now = self.now.mono;
+        let Some(route) = self.route_of(conn) else {
+            return;
+        };
+        let limits = &route.limits;
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
-        if state.sending && now.since(state.last_progress) >= limits.buffered_time_max.0 {
+        if now >= state.ends_at {
+            self.end_planned(conn);
+            return;
+        }
+        if state.is_stuck(now, limits.buffered_time_max.0) {
             return self.evict(conn);
         }
-        if state.stalled.is_some() {
+        if state.throttled_until.is_some_and(|until| now >= until) {
+            state.throttled_until = None;
+            // Nobody has looked at what it sent meanwhile.
+            state.last_read = now;
+            self.go_on_receiving(conn);
+        }
+        let Some(heartbeat) = self.check_heartbeat(conn, limits) else {
+            return;
+        };
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        let next = [
+            Some(heartbeat),
+            Some(state.ends_at),
+            state.throttled_until,
+            state.stuck_at(limits.buffered_time_max.0),
+        ];
+        if let Some(next) = next.into_iter().flatten().min() {
+            self.arm_by(conn, next);
+        }
+    }
+
+    /// A client is pinged after a while of silence, and closed if it stays silent. Any byte
+    /// proves life; the deadline begins when the kernel has taken the ping. Says when to look
+    /// again; nothing if it was closed.
+    fn check_heartbeat(&mut self, conn: ConnKey, limits: &Limits) -> Option<Instant> {
+        let now = self.now.mono;
+        let (interval, timeout) = (limits.ping_interval.0, limits.pong_timeout.0);
+        let state = self.conns.get_mut(conn)?;
+        if state.stalled.is_some() || state.throttled_until.is_some() {
             // It may have answered: nobody has looked.
             state.last_read = now;
-            return self.set_timer(conn, limits.ping_interval.0);
+            return Some(now.plus(interval));
         }
-        let idle = now.since(state.last_read);
         if let Ping::Sent(at) = state.ping {
-            let waited = now.since(at);
-            if state.last_read < at && waited >= limits.pong_timeout.0 {
+            if state.last_read >= at {
+                state.ping = Ping::None;
+            } else if now >= at.plus(timeout) {
                 debug!(conn = conn.index, "no pong");
                 self.counters.heartbeat_timeouts_total.inc();
                 // Whoever sends nothing will not answer a close either.
                 self.end_session(conn, LeaveReason::TimedOut);
                 self.write_close(conn, CloseCode::HEARTBEAT_TIMEOUT, "heartbeat timeout");
-                return self.linger(conn, true);
+                self.linger(conn, true);
+                return None;
+            } else {
+                return Some(at.plus(timeout));
             }
-            if state.last_read < at {
-                return self.set_timer(conn, limits.pong_timeout.0.saturating_sub(waited));
-            }
-            state.ping = Ping::None;
         }
-        if idle < limits.ping_interval.0 {
-            return self.set_timer(conn, limits.ping_interval.0.saturating_sub(idle));
+        let due = state.last_read.plus(interval);
+        if now < due {
+            return Some(due);
         }
         if state.ping == Ping::None {
             state.ping = Ping::Queued;
-            state
-                .outbound
-                .write(&mut self.spare, |run| push_frame(run, OpCode::Ping, b""));
+            if state.app_heartbeat {
+                let mut payload = Vec::new();
+                reply::ping(&mut payload, self.now.unix_ms);
+                state.outbound.write(&mut self.spare, |run| {
+                    push_frame(run, OpCode::Text, &payload);
+                });
+                self.messages_out += 1;
+            } else {
+                state
+                    .outbound
+                    .write(&mut self.spare, |run| push_frame(run, OpCode::Ping, b""));
+            }
+            self.counters.pings_total.inc();
             self.mark_dirty(conn);
         }
-        // If the ping can't be written, its time is that of a send without progress.
-        self.set_timer(conn, limits.pong_timeout.0.min(limits.buffered_time_max.0));
+        // While the ping can't be written, the time that counts is that of a send without progress.
+        Some(now.plus(timeout))
+    }
+
+    /// Arms the connection's timer for `at`, unless it fires earlier anyway.
+    pub(super) fn arm_by(&mut self, conn: ConnKey, at: Instant) {
+        if let Some(state) = self.conns.get_mut(conn)
+            && (state.timer.is_none() || at < state.timer_at)
+        {
+            if let Some(timer) = state.timer.take() {
+                self.wheel.cancel(timer);
+            }
+            state.timer = Some(self.wheel.arm(at, super::Timer::Conn(conn)));
+            state.timer_at = at;
+        }
+    }
+
+    /// Arms the connection's timer, whatever it was armed for.
+    pub(super) fn set_timer(&mut self, conn: ConnKey, after: Duration) {
+        if let Some(state) = self.conns.get_mut(conn)
+            && let Some(timer) = state.timer.take()
+        {
+            self.wheel.cancel(timer);
+        }
+        self.arm_by(conn, self.now.mono.plus(after));
+    }
+
+    /// Receiving is taken up again whatever it waited for: nothing but the end is awaited.
+    pub(super) fn resume_if_off(&mut self, conn: ConnKey) {
+        if let Some(state) = self.conns.get_mut(conn) {
+            state.throttled_until = None;
+            if state.receive == Receive::Off {
+                state.receive = Receive::On;
+                self.actions.push_back(super::Action::ResumeReceive(conn));
+            }
+        }
     }
 }

@@ -82,6 +82,14 @@ impl Server {
         if !args.contains(&"--cores") {
             command.args(["--cores", &cores(2)]);
         }
+        // Rates are off unless a test asks for them: most want to be quick.
+        for rate in [
+            "messages_per_second",
+            "bytes_per_second",
+            "control_frames_per_second",
+        ] {
+            command.args(["--set", &format!("limits.{rate}=0")]);
+        }
         command
             .args(["--set", "admin.listen=127.0.0.1:0"])
             .args(args);

@@ -100,7 +100,7 @@ fn silence_is_pinged_and_then_ended() {
         assert_eq!(net.clients[silent].pings, 1);
         assert_eq!(net.clients[alive].pings, 1);
         assert!(net.clients[silent].is_open());
-        net.pass(12_000, 100);
+        net.pass(12_000, 20);
         assert_eq!(net.clients[silent].close, Some(4009));
         assert!(net.clients[alive].is_open());
         assert_eq!(net.total(|c| c.heartbeat_timeouts_total.get()), 1);
@@ -135,9 +135,9 @@ fn stopping_closes_everyone_and_comes_to_an_end() {
         }
         let started = net.now_ms;
         for worker in &mut net.workers {
-            worker.begin_stopping();
+            worker.begin_draining();
         }
-        net.until("the end", |net| net.workers.iter().all(|w| w.is_finished()));
+        net.until("the end", |net| net.workers.iter().all(|w| w.is_drained()));
         assert!(
             net.now_ms - started < 5_000,
             "it took the whole of its time"

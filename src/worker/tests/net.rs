@@ -10,7 +10,7 @@ use crate::{
         rng::Rng,
         time::{Instant, Now},
     },
-    config::{Config, MachineShare},
+    config::{ByteSize, Config, MachineShare},
     engine::{
         Engine,
         sim::{Faults, SimConfig, SimKernel},
@@ -58,6 +58,10 @@ impl Net {
         edit: impl FnOnce(&mut Config),
     ) -> Self {
         let mut config = Config::default();
+        // Limits on rates are for the tests that ask for them.
+        config.limits.messages_per_second = 0;
+        config.limits.bytes_per_second = ByteSize(0);
+        config.limits.control_frames_per_second = 0;
         edit(&mut config);
         let config = Arc::new(config);
         let seeds = [(); 4].map(|()| rng.next_u64());

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::net::{JSON, Net, RAW};
+use super::net::{JSON, Net, RAW, SimWorker};
 use crate::{
     base::rng::Rng,
     config::ByteSize,
@@ -192,7 +192,8 @@ fn who_does_not_read_is_evicted_and_nobody_else_loses_anything() {
 
 #[test]
 fn many_leave_while_a_room_is_handed_out_over_several_turns() {
-    for_each_seed("worker::tests::rooms::many_leave", 10, |seed| {
+    let swept = Cell::new(0);
+    let all = for_each_seed("worker::tests::rooms::many_leave", 10, |seed| {
         let mut rng = Rng::new(seed);
         let cores = 1 + rng.below(2) as u16;
         let sim = SimConfig {
@@ -215,7 +216,6 @@ fn many_leave_while_a_room_is_handed_out_over_several_turns() {
         net.until("a fan-out goes on over turns", |net| {
             net.workers.iter().any(|w| !w.core.hub.edge().is_quiet())
         });
-        let mut swept = 0;
         for client in 3..40 {
             for _ in 0..net.rng.below(12) {
                 net.step();
@@ -225,9 +225,9 @@ fn many_leave_while_a_room_is_handed_out_over_several_turns() {
             } else {
                 net.clients[client].begin_close();
             }
-            swept += usize::from(net.workers.iter().any(|w| !w.core.hub.edge().is_quiet()));
+            let busy = |w: &SimWorker| !w.core.hub.edge().is_quiet();
+            swept.set(swept.get() + usize::from(net.workers.iter().any(busy)));
         }
-        assert!(swept > 0, "nobody left during the fan-out");
         net.settle();
         let mut seen = Seen::new();
         for client in (0..3).chain(40..count) {
@@ -245,6 +245,10 @@ fn many_leave_while_a_room_is_handed_out_over_several_turns() {
         );
         net.end();
     });
+    assert!(
+        !all || swept.get() > 0,
+        "in no seed did anybody leave during the fan-out"
+    );
 }
 
 #[test]

@@ -1,0 +1,173 @@
+//! Who is let in: what a new connection is asked before a byte of it is read (protocol §7).
+
+use std::net::SocketAddr;
+
+use tracing::{debug, info};
+
+use super::{Action, Core, conn::Conn, mesh::Item};
+use crate::{
+    base::{counters::Counter, ids::CoreId, limits::REFUSALS_LINGERING_MAX},
+    engine::{CloseMode, ConnKey},
+    proto::http1::Response,
+    session::addresses::{AddressKey, Admission},
+};
+
+impl Core {
+    /// A connection has arrived: whether it is taken up is decided here, or asked of the core
+    /// that counts its address. Until then nothing of it is read.
+    pub(super) fn on_accepted(&mut self, conn: ConnKey, peer: Option<SocketAddr>) {
+        self.counters.accepted_total.inc();
+        debug!(
+            core = self.mesh.core(),
+            conn = conn.index,
+            ?peer,
+            "accepted"
+        );
+        self.conns.insert(conn, Conn::new(self.now.mono, peer));
+        self.heads += 1;
+        if self.is_ending() {
+            return self.drop_conn(conn, CloseMode::Orderly);
+        }
+        let counters = std::sync::Arc::clone(&self.counters);
+        let limits = &self.core_limits;
+        if self.conns.len() > limits.connections_max as usize {
+            return self.refuse_busy(conn, &counters.refused_connections_total);
+        }
+        if self.heads > limits.handshakes_inflight_max {
+            return self.refuse_busy(conn, &counters.refused_handshakes_total);
+        }
+        if self.memory.refuses() {
+            return self.refuse_busy(conn, &counters.refused_memory_total);
+        }
+        self.set_timer(conn, self.config.limits.handshake_timeout.0);
+        let Some(address) = peer.and_then(|peer| self.counted(peer)) else {
+            return self.take_up(conn);
+        };
+        let home = self.hub.routes().core_of_key(address);
+        if home == self.mesh.core() {
+            let verdict = self
+                .addresses
+                .admit(self.now.mono, address, &self.config.limits);
+            self.on_admission(conn, address, verdict);
+        } else {
+            self.mesh.push(home, Item::Admit { conn, address });
+        }
+    }
+
+    /// What an address counts as; nothing if it is exempt or nothing is counted.
+    fn counted(&self, peer: SocketAddr) -> Option<AddressKey> {
+        let limits = &self.config.limits;
+        if limits.connections_per_ip == 0 && limits.handshakes_per_ip_per_second == 0 {
+            return None;
+        }
+        let ip = peer.ip().to_canonical();
+        let is_exempt = limits.ip_exempt.iter().any(|network| network.contains(&ip));
+        (!is_exempt).then(|| AddressKey::of(ip))
+    }
+
+    /// Another core asks whether a connection from `address` may be taken up.
+    pub(super) fn on_admit(&mut self, from: CoreId, conn: ConnKey, address: AddressKey) {
+        let verdict = self
+            .addresses
+            .admit(self.now.mono, address, &self.config.limits);
+        let item = Item::Admitted {
+            conn,
+            address,
+            verdict,
+        };
+        self.mesh.push(from, item);
+    }
+
+    /// The core that counts its address has decided about a connection.
+    pub(super) fn on_admission(&mut self, conn: ConnKey, address: AddressKey, verdict: Admission) {
+        let counters = std::sync::Arc::clone(&self.counters);
+        let Some(state) = self.conns.get_mut(conn).filter(|state| state.is_head()) else {
+            // It has gone meanwhile: what was granted goes back.
+            if verdict == Admission::Granted {
+                self.depart(address);
+            }
+            return;
+        };
+        match verdict {
+            Admission::Granted => {
+                state.address = Some(address);
+                self.take_up(conn);
+            }
+            Admission::TooMany => {
+                self.refuse_address(conn, 1, &counters.refused_ip_connections_total);
+            }
+            Admission::TooFast(wait) => {
+                let seconds = wait.as_secs() + 1;
+                self.refuse_address(conn, seconds, &counters.refused_ip_handshakes_total);
+            }
+        }
+    }
+
+    /// A connection that counted has gone.
+    pub(super) fn depart(&mut self, address: AddressKey) {
+        let home = self.hub.routes().core_of_key(address);
+        if home == self.mesh.core() {
+            self.addresses.depart(self.now.mono, address);
+        } else {
+            self.mesh.push(home, Item::Departed { address });
+        }
+    }
+
+    fn take_up(&mut self, conn: ConnKey) {
+        if let Some(state) = self.conns.get_mut(conn) {
+            state.receive = super::conn::Receive::On;
+            self.actions.push_back(Action::ResumeReceive(conn));
+        }
+    }
+
+    fn refuse_busy(&mut self, conn: ConnKey, counter: &Counter) {
+        counter.inc();
+        let response = self.busy_response("the gateway has as much to do as it can; try again");
+        self.refuse(conn, &response);
+    }
+
+    fn refuse_address(&mut self, conn: ConnKey, seconds: u64, counter: &Counter) {
+        counter.inc();
+        let response = Response::new(429)
+            .header("Retry-After", seconds.to_string())
+            .body("too many connections from this address");
+        self.refuse(conn, &response);
+    }
+
+    fn refuse(&mut self, conn: ConnKey, response: &Response) {
+        if let Some(suppressed) = self.refusal_log.admit(self.now.mono) {
+            let peer = self.conns.get(conn).and_then(|state| state.peer);
+            let status = response.status();
+            info!(
+                core = self.mesh.core(),
+                ?peer,
+                status,
+                suppressed,
+                "connection refused"
+            );
+        }
+        if self.refusals >= REFUSALS_LINGERING_MAX {
+            self.counters.refused_total.inc();
+            return self.drop_conn(conn, CloseMode::Reset);
+        }
+        if let Some(state) = self.conns.get_mut(conn) {
+            state.is_refused = true;
+            self.refusals += 1;
+        }
+        self.respond(conn, response);
+    }
+
+    /// 503, with a time to come back that differs from client to client.
+    pub(super) fn busy_response(&mut self, text: &'static str) -> Response {
+        let seconds = self.retry_after();
+        Response::new(503)
+            .header("Retry-After", seconds.to_string())
+            .body(text)
+    }
+
+    /// Seconds after which a client may come back, spread so that they do not come all at once.
+    pub(super) fn retry_after(&mut self) -> u64 {
+        let max = self.config.drain.retry_after_max.0.as_secs().max(1);
+        1 + self.rng.below(max)
+    }
+}
