@@ -16,6 +16,13 @@ pub const TURN_ROOM_DELIVERIES_MAX: usize = 1024;
 pub const TURN_CLOSES_MAX: usize = 256;
 /// Stalled connections whose input is taken up again in one turn.
 pub const TURN_RESUMES_MAX: usize = 64;
+/// Messages of one client handled in one turn; what it has sent beyond them waits for the next.
+pub const TURN_CLIENT_MESSAGES_MAX: u32 = 512;
+/// Messages handled in one turn after which a client's share shrinks to
+/// [`TURN_CLIENT_MESSAGES_MIN`].
+pub const TURN_MESSAGES_MAX: u32 = 4096;
+/// See [`TURN_MESSAGES_MAX`].
+pub const TURN_CLIENT_MESSAGES_MIN: u32 = 16;
 /// Turns after which a busy worker yields to its runtime.
 pub const TURNS_PER_YIELD_MAX: u32 = 8;
 /// Time after which a busy worker yields to its runtime.

@@ -49,6 +49,8 @@ pub struct Meter<'a> {
     now: Instant,
     rates: &'a mut Rates,
     limits: &'a RateLimits,
+    /// Messages seen.
+    pub seen: u32,
     /// Messages refused.
     pub refused: u64,
     /// Whether the client is to be closed.
@@ -62,6 +64,7 @@ impl<'a> Meter<'a> {
             now,
             rates,
             limits,
+            seen: 0,
             refused: 0,
             is_over: false,
         }
@@ -73,6 +76,7 @@ impl<'a> Meter<'a> {
     /// If it is one too many: how long until one may pass.
     #[inline]
     pub fn on_message(&mut self) -> Result<(), Duration> {
+        self.seen += 1;
         match self.rates.on_message(self.now, self.limits) {
             Verdict::Pass => Ok(()),
             Verdict::Refuse(wait) => {

@@ -13,7 +13,14 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::routes::{NO_ROUTE, RouteId};
 use crate::{
-    base::{ids::SessionKey, paged::Paged, slab::Key, time::Instant, wheel::TimerKey},
+    base::{
+        ids::SessionKey,
+        limits::{TURN_CLIENT_MESSAGES_MAX, TURN_CLIENT_MESSAGES_MIN, TURN_MESSAGES_MAX},
+        paged::Paged,
+        slab::Key,
+        time::Instant,
+        wheel::TimerKey,
+    },
     engine::ConnKey,
     proto::{http1::HeadReader, ws::Connection},
     session::{addresses::AddressKey, outbound::Outbound, rates::Rates},
@@ -41,8 +48,13 @@ pub(super) struct Conn {
     /// Until when reading pauses, for having sent too much.
     pub(super) throttled_until: Option<Instant>,
     pub(super) rates: Rates,
+    /// The last turn in which it sent messages, and how many in it.
+    pub(super) turn: u32,
+    pub(super) turn_messages: u32,
     /// Bytes of a message's own buffer when it was last lent for receiving.
     pub(super) direct_len: usize,
+    /// Bytes of such a buffer while it is lent.
+    pub(super) lent_bytes: usize,
     /// Its route, once it has one.
     pub(super) route: RouteId,
     /// What it counts as, if its address is counted.
@@ -133,6 +145,8 @@ pub(super) enum StallCause {
     Credit,
     /// The client's own backlog is at its mark.
     Backlog,
+    /// It has had its share of this turn.
+    Turn,
 }
 
 impl Conn {
@@ -151,7 +165,10 @@ impl Conn {
             ends_at: Instant::NEVER,
             throttled_until: None,
             rates: Rates::default(),
+            turn: 0,
+            turn_messages: 0,
             direct_len: 0,
+            lent_bytes: 0,
             route: NO_ROUTE,
             address: None,
             charged: 0,
@@ -182,10 +199,27 @@ impl Conn {
             State::Lingering { .. } => 0,
         };
         partial
+            + self.lent_bytes
             + self
                 .stalled
                 .as_ref()
                 .map_or(0, |stall| stall.bytes.capacity())
+    }
+
+    /// Whether it has had its share of turn number `turn`, in which `all` messages of whomever
+    /// were handled so far.
+    #[inline]
+    pub(super) const fn has_had_its_turn(&mut self, turn: u32, all: u32) -> bool {
+        if self.turn != turn {
+            self.turn = turn;
+            self.turn_messages = 0;
+        }
+        let share = if all < TURN_MESSAGES_MAX {
+            TURN_CLIENT_MESSAGES_MAX
+        } else {
+            TURN_CLIENT_MESSAGES_MIN
+        };
+        self.turn_messages >= share
     }
 
     /// When it counts as stuck if nothing changes: its send has made no progress for so long, or

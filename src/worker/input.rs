@@ -182,6 +182,7 @@ impl Core {
             let Some(state) = self.conns.get_mut(conn) else {
                 return;
             };
+            let has_had_its_turn = state.has_had_its_turn(self.turn, self.turn_messages);
             let (ws, mode) = match &mut state.state {
                 State::Open { ws, mode } => (ws, Some(*mode)),
                 State::Closing { ws } => (ws, None),
@@ -195,6 +196,11 @@ impl Core {
             if waits && asks && short_of_credit {
                 return self.stall(conn, input.remaining(), StallCause::Credit);
             }
+            if waits && !input.is_empty() && has_had_its_turn {
+                return self.stall(conn, input.remaining(), StallCause::Turn);
+            }
+            state.turn_messages += 1;
+            self.turn_messages += 1;
             let polled = match direct.take() {
                 Some(direct) => ws.handle_direct(direct),
                 // After payload of its own the input may be empty, and the frame unfinished.
@@ -224,6 +230,10 @@ impl Core {
                         }
                     }
                     let (refused, is_over) = (meter.refused, meter.is_over);
+                    // A batch is as many messages as it has commands.
+                    let more = meter.seen.saturating_sub(1);
+                    state.turn_messages += more;
+                    self.turn_messages += more;
                     self.drain_outputs();
                     if refused > 0 {
                         self.on_rate_breach(conn, refused, is_over);
@@ -266,18 +276,21 @@ impl Core {
         };
         state.receive = Receive::Off;
         state.last_read = self.now.mono;
+        state.lent_bytes = 0;
         let received = buf.len().saturating_sub(state.direct_len);
         self.counters.direct_receives_total.inc();
         self.counters.bytes_in_total.add(received as u64);
         self.charge_bytes(conn, received);
         self.feed(conn, Some(Direct { buf, remaining }), &mut []);
         self.go_on_receiving(conn);
+        self.recharge(conn);
     }
 
     pub(super) fn on_receive_paused(&mut self, conn: ConnKey) {
         if let Some(state) = self.conns.get_mut(conn) {
             state.receive = Receive::Off;
             self.go_on_receiving(conn);
+            self.recharge(conn);
         }
     }
 
@@ -305,6 +318,7 @@ impl Core {
             Some(Direct { buf, remaining }) => {
                 state.receive = Receive::Direct { remaining };
                 state.direct_len = buf.len();
+                state.lent_bytes = buf.capacity();
                 self.actions
                     .push_back(Action::ReceiveInto(conn, buf, remaining));
             }
@@ -340,8 +354,11 @@ impl Core {
             state.receive = Receive::Pausing;
             self.actions.push_back(Action::PauseReceive(conn));
         }
-        if cause == StallCause::Credit {
-            self.short_of_credit.push_back(conn);
+        match cause {
+            StallCause::Credit => self.short_of_credit.push_back(conn),
+            StallCause::Turn => self.deferred.push_back((self.turn, conn)),
+            // Taken up when the backlog has gone down.
+            StallCause::Backlog => {}
         }
     }
 

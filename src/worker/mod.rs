@@ -117,6 +117,11 @@ struct Core {
     short_of_credit: VecDeque<ConnKey>,
     /// Connections whose own backlog has gone down.
     caught_up: VecDeque<ConnKey>,
+    /// Connections that had their share of a turn, and of which.
+    deferred: VecDeque<(u32, ConnKey)>,
+    /// The turn's number, and the messages handled in it so far.
+    turn: u32,
+    turn_messages: u32,
     drain: Option<Drain>,
     /// Under way if a reload has taken routes away from connections.
     retiring: Option<Sweep>,
@@ -176,6 +181,9 @@ impl<E: Engine> Worker<E> {
             slow: Vec::new(),
             short_of_credit: VecDeque::new(),
             caught_up: VecDeque::new(),
+            deferred: VecDeque::new(),
+            turn: 0,
+            turn_messages: 0,
             drain: None,
             retiring: None,
             refusal_log: Sampler::new(LOG_LINES_PER_SECOND),
@@ -217,6 +225,8 @@ impl<E: Engine> Worker<E> {
     /// One turn. Says whether it found anything to do; if not, it may wait.
     pub fn turn(&mut self, now: Now) -> bool {
         self.core.now = now;
+        self.core.turn = self.core.turn.wrapping_add(1);
+        self.core.turn_messages = 0;
         self.core.counters.turns_total.inc();
         let mut busy = self.take_completions();
         busy |= self.core.take_mesh();
@@ -357,8 +367,14 @@ impl<E: Engine> Worker<E> {
             budget -= 1;
             guarded(core, conn, |core| core.resume_stalled(conn));
         }
+        while budget > 0
+            && let Some(conn) = core.next_deferred()
+        {
+            budget -= 1;
+            guarded(core, conn, |core| core.resume_stalled(conn));
+        }
         self.run_actions();
-        budget < TURN_RESUMES_MAX
+        budget < TURN_RESUMES_MAX || !self.core.deferred.is_empty()
     }
 
     fn fire_timers(&mut self) -> bool {
@@ -550,6 +566,15 @@ impl Core {
         self.hub
             .edge_mut()
             .run(budget, &mut self.sessions, &mut receivers, &mut self.out)
+    }
+
+    /// A connection that had its share of an earlier turn.
+    fn next_deferred(&mut self) -> Option<ConnKey> {
+        let (turn, _) = self.deferred.front()?;
+        if *turn == self.turn {
+            return None;
+        }
+        self.deferred.pop_front().map(|(_, conn)| conn)
     }
 
     fn set_unsent(&mut self, conn: ConnKey, bytes: usize) {

@@ -94,6 +94,11 @@ impl Raw {
         assert_eq!(response.status, 101, "{target}: {response:?}");
     }
 
+    /// Asks for an upgrade of a gateway that may have answered and closed already.
+    pub(crate) fn upgrade_or_refusal(&mut self, target: &str) {
+        self.try_send(upgrade_request(target).as_bytes());
+    }
+
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("the gateway reads");
     }

@@ -265,6 +265,7 @@ impl Net {
                 ("slow", core.slow.len()),
                 ("short of credit", core.short_of_credit.len()),
                 ("caught up", core.caught_up.len()),
+                ("deferred", core.deferred.len()),
                 ("slots", worker.engine.slots_open()),
                 ("sends", worker.engine.sends_in_flight()),
                 ("buffers", worker.engine.buffers_out()),
