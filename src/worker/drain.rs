@@ -118,9 +118,10 @@ impl Core {
 
     /// When the next one is to be told, or the end has come.
     pub(super) fn drain_wake(&self) -> Option<Instant> {
-        let drain = self.drain.as_ref().map(|drain| match drain.phase {
-            Phase::Telling => drain.sweep.next_at.min(drain.deadline),
-            Phase::Waiting | Phase::Ending => drain.deadline,
+        let drain = self.drain.as_ref().and_then(|drain| match drain.phase {
+            Phase::Telling => Some(drain.sweep.next_at.min(drain.deadline)),
+            Phase::Waiting => Some(drain.deadline),
+            Phase::Ending => (self.now.mono < drain.deadline).then_some(drain.deadline),
         });
         let retiring = self.retiring.as_ref().map(|sweep| sweep.next_at);
         [drain, retiring].into_iter().flatten().min()

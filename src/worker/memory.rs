@@ -77,6 +77,12 @@ impl Memory {
         self.used
     }
 
+    /// Whether no connection is charged anything.
+    #[cfg(test)]
+    pub(super) const fn is_discharged(&self) -> bool {
+        self.charged == 0
+    }
+
     /// Whether `percent` of the budget or more are used.
     fn is_at(&self, percent: usize) -> bool {
         self.used >= share(self.budget, percent)

@@ -81,6 +81,11 @@ impl Client {
         push_masked_frame(&mut self.out, opcode, payload, mask);
     }
 
+    /// Forgets the last byte of what was to be written.
+    pub(super) fn cut_off_the_end(&mut self) {
+        self.out.pop();
+    }
+
     pub(super) fn text(&mut self, payload: &str) {
         self.send(OpCode::Text, payload.as_bytes());
     }

@@ -273,6 +273,9 @@ impl Net {
             for (what, count) in left {
                 assert_eq!(count, 0, "{what} are left on core {}", core.mesh.core());
             }
+            assert!(core.memory.is_discharged(), "memory is still charged");
+            assert_eq!((core.heads, core.refusals), (0, 0));
+            assert_eq!(core.routes.connections(), 0);
             assert!(!core.mesh.is_waiting() && core.hub.edge().is_quiet());
             worker.engine.kernel().assert_quiet();
             let counters = &core.counters;
