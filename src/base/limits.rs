@@ -36,6 +36,16 @@ pub const SPARE_BUFFERS_MAX: usize = 256;
 /// See [`SPARE_BUFFERS_MAX`].
 pub const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
 
+/// Entries of a slow client's list that are made ready for sending in one go.
+pub const PENDING_MOVES_MAX: usize = 1024;
+/// What an entry of that list costs of the client's bound beyond its bytes.
+pub const PENDING_ENTRY_BYTES: usize = 96;
+
+/// Messages that a coalescing room keeps for the end of its interval: one for each key.
+pub const ROOM_COALESCE_KEYS_MAX: usize = 1024;
+/// Bytes of their payloads; one larger message is kept by itself.
+pub const ROOM_COALESCE_BYTES_MAX: usize = 256 * 1024;
+
 /// Commands in one batch array.
 pub const BATCH_COMMANDS_MAX: usize = 256;
 /// Bytes of a room name.

@@ -83,7 +83,7 @@ fn leave(n: u32) -> Request {
 fn publish(n: u32, bytes: usize, ephemeral: bool) -> Request {
     Request::Publish(Box::new(Publish {
         room: RoomRef::Name(Arc::from("r")),
-        local: LOCAL,
+        local: Some(LOCAL),
         client: client(n),
         user: None,
         payload: Payload::Json,

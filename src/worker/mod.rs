@@ -41,7 +41,11 @@ use crate::{
     config::{Config, MachineShare},
     engine::{Chunk, CloseMode, ConnKey, Engine, Event, ListenerId},
     handler::reply::Hello,
-    hub::{Hub, Outputs, edge::Sessions, wire::Delivery},
+    hub::{
+        Hub, Outputs,
+        edge::Sessions,
+        wire::{Delivery, HomeRoomKey},
+    },
     proto::http1::HeadLimits,
     session::outbound::SpareBuffers,
 };
@@ -113,6 +117,8 @@ struct Core {
 enum Timer {
     Conn(ConnKey),
     ResumeAccept(ListenerId),
+    /// An interval of a coalescing room is over.
+    Room(HomeRoomKey),
 }
 
 /// What the engine is asked for.
@@ -359,6 +365,7 @@ impl<E: Engine> Worker<E> {
             fired += 1;
             match timer {
                 Timer::Conn(conn) => self.core.on_timer(conn),
+                Timer::Room(room) => self.core.on_room_timer(room),
                 Timer::ResumeAccept(listener) => self.engine.resume_accept(listener),
             }
         }
@@ -418,6 +425,15 @@ impl<E: Engine> Worker<E> {
         counters
             .announcements_suppressed_total
             .set(core.hub.announcements_suppressed());
+        counters.coalesced_total.set(core.hub.coalesced());
+        counters
+            .coalesce_flushes_early_total
+            .set(core.hub.flushed_early());
+        let tally = core.spare.tally();
+        counters.dropped_oldest_total.set(tally.dropped_oldest);
+        counters.dropped_newest_total.set(tally.dropped_newest);
+        counters.conflated_total.set(tally.conflated);
+        counters.gaps_total.set(tally.gaps);
         counters
             .user_sessions_refused_total
             .set(core.hub.user_sessions_refused());
@@ -474,6 +490,11 @@ impl Core {
         taken > 0
     }
 
+    fn on_room_timer(&mut self, room: HomeRoomKey) {
+        self.hub.on_room_timer(room, &mut self.out);
+        self.drain_outputs();
+    }
+
     fn take_delivery(&mut self, from: CoreId, delivery: Delivery) {
         let core = self.mesh.core();
         self.hub.edge_mut().handle_delivery(
@@ -507,6 +528,7 @@ impl Core {
             slow: &mut self.slow,
             counters: &self.counters,
             buffered_bytes_high: self.config.limits.buffered_bytes_high.0,
+            buffered_bytes_low: self.config.limits.buffered_bytes_low.0,
             messages_out: &mut self.messages_out,
         };
         self.hub

@@ -1,5 +1,7 @@
 //! What clients get: answers, room messages, closes, and the one send of a turn.
 
+use std::time::Duration;
+
 use tracing::{debug, info};
 
 use super::{
@@ -24,11 +26,14 @@ use crate::{
         wire::{DirectMessage, LeaveReason, Reply},
     },
     proto::{
-        envelope::ErrorCode,
+        envelope::{ErrorCode, json},
         http1::Response,
         ws::{CloseCode, OpCode, close, header::push_frame},
     },
-    session::{Session, outbound::SpareBuffers},
+    session::{
+        Session,
+        outbound::{Gap, Handling, Offered, SpareBuffers, Terms},
+    },
 };
 
 /// Where a room's messages go.
@@ -39,31 +44,68 @@ pub(super) struct Members<'a> {
     pub(super) slow: &'a mut Vec<ConnKey>,
     pub(super) counters: &'a Counters,
     pub(super) buffered_bytes_high: usize,
+    pub(super) buffered_bytes_low: usize,
     pub(super) messages_out: &'a mut u64,
 }
 
 impl Receivers for Members<'_> {
     #[inline]
-    fn deliver(&mut self, to: &Session, frame: &SharedFrame) {
+    fn deliver(&mut self, to: &Session, frame: &SharedFrame, handling: &Handling<'_>) {
         let key = to.transport;
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
-        // At the mark it takes no more: what is queued beyond it is at most one frame.
-        if conn.outbound.buffered_bytes() >= self.buffered_bytes_high {
-            self.counters.delivery_skipped_total.inc();
-            if self.slow.last() != Some(&key) {
-                self.slow.push(key);
+        match handling {
+            // At the mark it takes no more: what is queued beyond it is at most one frame.
+            Handling::Firm => {
+                if conn.outbound.firm_bytes() >= self.buffered_bytes_high {
+                    return self.skip(key);
+                }
+                conn.outbound.push_shared(self.spare, frame);
             }
-            return;
+            Handling::Ephemeral => {
+                if conn.outbound.is_behind(self.buffered_bytes_low) {
+                    return self.counters.dropped_ephemeral_total.inc();
+                }
+                conn.outbound.push_shared(self.spare, frame);
+            }
+            Handling::Droppable(message) => {
+                let terms = Terms {
+                    high: self.buffered_bytes_high,
+                    low: self.buffered_bytes_low,
+                    tells_gaps: to.encoding.has_envelope(),
+                };
+                match conn.outbound.offer(self.spare, frame, message, terms) {
+                    Offered::Taken => {}
+                    // There is something to send already.
+                    Offered::Dropped => return,
+                    Offered::Full => return self.skip(key),
+                }
+            }
         }
-        conn.outbound.push_shared(self.spare, frame);
         *self.messages_out += 1;
         self.counters.delivered_total.inc();
         if !std::mem::replace(&mut conn.dirty, true) {
             self.dirty.push(key);
         }
     }
+}
+
+impl Members<'_> {
+    /// Not even what can't be dropped has room: the client is to be evicted.
+    fn skip(&mut self, key: ConnKey) {
+        self.counters.delivery_skipped_total.inc();
+        if self.slow.last() != Some(&key) {
+            self.slow.push(key);
+        }
+    }
+}
+
+/// Writes a `gap` as its client reads it.
+fn write_gap(run: &mut Vec<u8>, gap: Gap<'_>) {
+    let mut payload = Vec::new();
+    json::push_gap(&mut payload, gap.room, gap.dropped, gap.next_seq);
+    push_frame(run, OpCode::Text, &payload);
 }
 
 impl Core {
@@ -85,6 +127,10 @@ impl Core {
                     self.hub.return_window(to, bytes);
                 }
                 Output::ReturnWindow { to, bytes } => self.mesh.return_window(to, bytes),
+                Output::WakeRoom { room, after_ms } => {
+                    let after = Duration::from_millis(after_ms.into());
+                    self.wheel.arm(self.now.mono.plus(after), Timer::Room(room));
+                }
                 Output::Message { to, payload } => self.send_text(to, &payload),
                 Output::Reply { to, id, reply } => self.send_reply(to, id.as_deref(), &reply),
                 Output::Direct { to, message } => self.send_direct(to, &message),
@@ -140,7 +186,7 @@ impl Core {
         }
         let conn = session.transport;
         let full = self.conns.get(conn).is_some_and(|state| {
-            state.outbound.buffered_bytes() >= self.config.limits.buffered_bytes_high.0
+            state.outbound.firm_bytes() >= self.config.limits.buffered_bytes_high.0
         });
         if full {
             return self.evict(conn);
@@ -159,7 +205,7 @@ impl Core {
         if state.sending {
             return None;
         }
-        let batch = state.outbound.take_batch()?;
+        let batch = state.outbound.take_batch(&mut self.spare, write_gap)?;
         state.sending = true;
         state.last_progress = self.now.mono;
         // Once nothing is left behind it, the ping is in this batch.
@@ -203,7 +249,7 @@ impl Core {
         };
         let low = self.config.limits.buffered_bytes_low.0;
         let waits = |stall: &super::conn::Stall| stall.cause == StallCause::Backlog;
-        if state.stalled.as_deref().is_some_and(waits) && state.outbound.buffered_bytes() <= low {
+        if state.stalled.as_deref().is_some_and(waits) && state.outbound.firm_bytes() <= low {
             self.caught_up.push_back(conn);
         }
         if state.outbound.is_drained()

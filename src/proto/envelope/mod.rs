@@ -123,6 +123,8 @@ pub enum ErrorCode {
     TooManyRooms,
     /// The client is no member.
     NotJoined,
+    /// `data` is longer than the room allows.
+    TooLarge,
     /// Too much for now; try again.
     Overloaded,
 }
@@ -138,6 +140,7 @@ impl ErrorCode {
             Self::RoomFull => "ROOM_FULL",
             Self::TooManyRooms => "TOO_MANY_ROOMS",
             Self::NotJoined => "NOT_JOINED",
+            Self::TooLarge => "TOO_LARGE",
             Self::Overloaded => "OVERLOADED",
         }
     }
