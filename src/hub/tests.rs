@@ -1,5 +1,7 @@
 //! One hub by itself: what it says to whom, and what it refuses.
 
+mod options;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 

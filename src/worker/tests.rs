@@ -6,6 +6,7 @@ mod client;
 mod connections;
 mod members;
 mod net;
+mod policies;
 mod rooms;
 
 /// A message that ends so makes the handler panic, in tests alone.
