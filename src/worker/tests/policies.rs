@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 use serde_json::{Value, json};
@@ -122,7 +123,7 @@ fn room_named(name: &str) -> &'static str {
 #[test]
 fn who_reads_when_it_likes_knows_of_every_place() {
     let told = Cell::new(0);
-    let tally = Cell::new([0; 4]);
+    let tally = Cell::new([0; 5]);
     let all = for_each_seed("worker::tests::policies::who_reads", 50, |seed| {
         let mut net = Net::new(seed, options);
         let mut readers: Vec<Reader> = (0..3 + net.rng.below(4))
@@ -200,12 +201,13 @@ fn who_reads_when_it_likes_knows_of_every_place() {
         }
         assert_eq!(net.total(|c| c.gaps_total.get()), gaps);
         told.set(told.get() + gaps);
-        let [a, b, c, d] = tally.get();
+        let [a, b, c, d, e] = tally.get();
         tally.set([
             a + net.total(|c| c.dropped_oldest_total.get()),
             b + net.total(|c| c.dropped_newest_total.get()),
             c + net.total(|c| c.conflated_total.get()),
             d + net.total(|c| c.coalesced_total.get()),
+            e + net.total(|c| c.dropped_ephemeral_total.get()),
         ]);
         net.end();
     });
@@ -246,6 +248,45 @@ fn who_does_not_read_stays_and_nobody_else_loses_anything() {
         let (last, gaps) = readers[0].check(&net);
         assert_eq!(last[room], readers[1].check(&net).0[room]);
         assert!(gaps > 0 && net.clients[readers[0].client].is_open());
+        net.end();
+    });
+}
+
+#[test]
+fn a_policy_changes_under_its_members() {
+    for_each_seed("worker::tests::policies::a_policy_changes", 20, |seed| {
+        let mut net = Net::new(seed, |config| {
+            options(config);
+            config.rooms.matches.clear();
+        });
+        let room = ROOMS[0];
+        let mut readers: Vec<Reader> = (0..2)
+            .map(|_| Reader {
+                client: net.connect("/ws", JSON),
+                asked: BTreeMap::new(),
+                joined: BTreeSet::new(),
+            })
+            .collect();
+        for reader in &mut readers {
+            reader.ask(&mut net, "join", room);
+        }
+        net.settle();
+        let mut config = Config::default();
+        options(&mut config);
+        let config = Arc::new(config);
+        for worker in &mut net.workers {
+            worker.reload(Arc::clone(&config));
+        }
+        net.clients[readers[0].client].reads = false;
+        for _ in 0..120 {
+            readers[1].publish(&mut net, room);
+            net.round();
+        }
+        net.settle();
+        assert_eq!(net.total(|c| c.evicted_slow_total.get()), 0);
+        net.clients[readers[0].client].reads = true;
+        net.settle();
+        assert!(readers[0].check(&net).1 > 0, "nothing was dropped");
         net.end();
     });
 }
