@@ -8,6 +8,8 @@ pub const TURN_COMPLETIONS_MAX: usize = 256;
 pub const TURN_MESH_BATCHES_MAX: usize = 64;
 /// Timers fired in one turn.
 pub const TURN_TIMERS_MAX: usize = 256;
+/// Of these, what one end of a coalescing room's interval counts for: it may encode a whole table.
+pub const ROOM_TIMER_WEIGHT: usize = 16;
 /// Room deliveries made in one turn; a bigger fan-out goes on in the next.
 pub const TURN_DELIVERIES_MAX: usize = 4096;
 /// Of these, what one room may make before the next has its turn.

@@ -126,17 +126,6 @@ pub struct Terms {
     pub tells_gaps: bool,
 }
 
-/// What became of an offered frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offered {
-    /// It is queued or waits.
-    Taken,
-    /// It was dropped; where it would have stood stands a gap.
-    Dropped,
-    /// Even what can't be dropped reaches the bound: the client is to be evicted.
-    Full,
-}
-
 /// Dropped messages, as a client is told of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Gap<'a> {
@@ -199,36 +188,30 @@ impl Outbound {
         self.pending.is_some() || self.committed() >= low
     }
 
-    /// Queues a frame that may be dropped, or what the room's policy makes of it.
+    /// Queues a frame that may be dropped, or what the room's policy makes of it. Whether the
+    /// frame is queued; if not, a gap stands where it would have stood.
     pub fn offer(
         &mut self,
         spare: &mut SpareBuffers,
         frame: &SharedFrame,
         message: &Droppable<'_>,
         terms: Terms,
-    ) -> Offered {
+    ) -> bool {
         let committed = self.committed();
         // What is queued for good stays below the mark, so that little of it is not droppable.
         let keeps_up = committed == 0 || committed + frame.len() <= terms.low;
         if keeps_up && self.pending.is_none() {
             self.push_shared(spare, frame);
-            return Offered::Taken;
+            return true;
         }
         let pending = self
             .pending
             .get_or_insert_with(|| Box::new(Pending::new(terms)));
-        if pending.firm() >= terms.high {
-            return Offered::Full;
-        }
         let taken = pending.offer(committed, frame, message, terms, &mut spare.tally);
         if pending.is_empty() {
             self.pending = None;
         }
-        if taken {
-            Offered::Taken
-        } else {
-            Offered::Dropped
-        }
+        taken
     }
 
     /// Queues bytes by writing them to the end of the last run.

@@ -30,8 +30,9 @@ use crate::{
         counters::Counters,
         ids::CoreId,
         limits::{
-            ACCEPT_PAUSE, SHUTDOWN_TIMEOUT, TURN_CLOSES_MAX, TURN_COMPLETIONS_MAX,
-            TURN_DELIVERIES_MAX, TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
+            ACCEPT_PAUSE, ROOM_TIMER_WEIGHT, SHUTDOWN_TIMEOUT, TURN_CLOSES_MAX,
+            TURN_COMPLETIONS_MAX, TURN_DELIVERIES_MAX, TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX,
+            TURN_TIMERS_MAX,
         },
         rng::Rng,
         slab::Slab,
@@ -365,7 +366,10 @@ impl<E: Engine> Worker<E> {
             fired += 1;
             match timer {
                 Timer::Conn(conn) => self.core.on_timer(conn),
-                Timer::Room(room) => self.core.on_room_timer(room),
+                Timer::Room(room) => {
+                    fired += ROOM_TIMER_WEIGHT - 1;
+                    self.core.on_room_timer(room);
+                }
                 Timer::ResumeAccept(listener) => self.engine.resume_accept(listener),
             }
         }

@@ -32,7 +32,7 @@ use crate::{
     },
     session::{
         Session,
-        outbound::{Gap, Handling, Offered, SpareBuffers, Terms},
+        outbound::{Gap, Handling, SpareBuffers, Terms},
     },
 };
 
@@ -59,7 +59,11 @@ impl Receivers for Members<'_> {
             // At the mark it takes no more: what is queued beyond it is at most one frame.
             Handling::Firm => {
                 if conn.outbound.firm_bytes() >= self.buffered_bytes_high {
-                    return self.skip(key);
+                    self.counters.delivery_skipped_total.inc();
+                    if self.slow.last() != Some(&key) {
+                        self.slow.push(key);
+                    }
+                    return;
                 }
                 conn.outbound.push_shared(self.spare, frame);
             }
@@ -75,11 +79,9 @@ impl Receivers for Members<'_> {
                     low: self.buffered_bytes_low,
                     tells_gaps: to.encoding.has_envelope(),
                 };
-                match conn.outbound.offer(self.spare, frame, message, terms) {
-                    Offered::Taken => {}
-                    // There is something to send already.
-                    Offered::Dropped => return,
-                    Offered::Full => return self.skip(key),
+                if !conn.outbound.offer(self.spare, frame, message, terms) {
+                    // The gap goes behind something that is being sent already.
+                    return;
                 }
             }
         }
@@ -87,16 +89,6 @@ impl Receivers for Members<'_> {
         self.counters.delivered_total.inc();
         if !std::mem::replace(&mut conn.dirty, true) {
             self.dirty.push(key);
-        }
-    }
-}
-
-impl Members<'_> {
-    /// Not even what can't be dropped has room: the client is to be evicted.
-    fn skip(&mut self, key: ConnKey) {
-        self.counters.delivery_skipped_total.inc();
-        if self.slow.last() != Some(&key) {
-            self.slow.push(key);
         }
     }
 }

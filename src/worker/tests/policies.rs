@@ -16,6 +16,8 @@ use crate::{
 
 const ROOMS: [&str; 4] = ["oldest", "newest", "conflate", "board"];
 
+const HIGH: usize = 64 * 1024;
+
 const OPTIONS: &str = r#"
     [[rooms.match]]
     name = "oldest"
@@ -35,7 +37,7 @@ const OPTIONS: &str = r#"
 fn options(config: &mut Config) {
     let read = Config::load(Some(("options", OPTIONS)), &[]).unwrap();
     config.rooms.matches = read.rooms.matches;
-    config.limits.buffered_bytes_high = ByteSize(64 * 1024);
+    config.limits.buffered_bytes_high = ByteSize(HIGH);
     config.limits.buffered_bytes_low = ByteSize(16 * 1024);
 }
 
@@ -116,6 +118,19 @@ impl Reader {
     }
 }
 
+/// The longest queue on any core is within its bound: one frame may go beyond it, and a gap of
+/// each room.
+fn check_queues(net: &Net) {
+    for worker in &net.workers {
+        let conns = &worker.core.conns;
+        let keys = (0..conns.index_bound()).filter_map(|index| conns.key_at(index));
+        for conn in keys.filter_map(|key| conns.get(key)) {
+            let buffered = conn.outbound.buffered_bytes();
+            assert!(buffered <= HIGH + 32 * 1024, "{buffered} bytes wait");
+        }
+    }
+}
+
 fn room_named(name: &str) -> &'static str {
     ROOMS.into_iter().find(|room| *room == name).unwrap()
 }
@@ -171,6 +186,7 @@ fn who_reads_when_it_likes_knows_of_every_place() {
             for _ in 0..net.rng.below(8) {
                 net.step();
             }
+            check_queues(&net);
         }
         let clients: Vec<usize> = readers.iter().map(|reader| reader.client).collect();
         for client in clients
@@ -233,10 +249,18 @@ fn who_does_not_read_stays_and_nobody_else_loses_anything() {
         net.settle();
         net.clients[readers[0].client].reads = false;
         for _ in 0..150 {
-            let client = readers[1].client;
-            let before = net.clients[client].texts.len();
+            let fast: Vec<(usize, usize)> = readers[1..]
+                .iter()
+                .map(|reader| (reader.client, net.clients[reader.client].texts.len()))
+                .collect();
             readers[1].publish(&mut net, room);
-            net.until("published", |net| net.clients[client].texts.len() > before);
+            // None of them is behind when the next one goes out. The publisher is answered too.
+            net.until("all have it", |net| {
+                let has = |(n, (client, before)): (usize, &(usize, usize))| {
+                    net.clients[*client].texts.len() == before + 1 + usize::from(n == 0)
+                };
+                fast.iter().enumerate().all(has)
+            });
         }
         net.settle();
         for reader in &readers[1..] {
@@ -248,6 +272,54 @@ fn who_does_not_read_stays_and_nobody_else_loses_anything() {
         let (last, gaps) = readers[0].check(&net);
         assert_eq!(last[room], readers[1].check(&net).0[room]);
         assert!(gaps > 0 && net.clients[readers[0].client].is_open());
+        net.end();
+    });
+}
+
+#[test]
+fn its_own_answers_stall_a_client_that_a_room_keeps_busy() {
+    for_each_seed("worker::tests::policies::its_own_answers", 30, |seed| {
+        let mut net = Net::new(seed, options);
+        let room = ROOMS[net.rng.below(3) as usize];
+        let mut readers: Vec<Reader> = (0..2)
+            .map(|_| Reader {
+                client: net.connect("/ws", JSON),
+                asked: BTreeMap::new(),
+                joined: BTreeSet::new(),
+            })
+            .collect();
+        for reader in &mut readers {
+            reader.ask(&mut net, "join", room);
+        }
+        net.settle();
+        let slow = readers[0].client;
+        net.clients[slow].reads = false;
+        let echoed = "x".repeat(2000);
+        for _ in 0..100 {
+            let id = net.clients[slow].command(json!({"type": "echo", "data": echoed}));
+            readers[0].asked.insert(id, ("echo", room));
+            readers[1].publish(&mut net, room);
+            for _ in 0..net.rng.below(4) {
+                net.round();
+            }
+            check_queues(&net);
+        }
+        net.settle();
+        check_queues(&net);
+        assert!(net.total(|c| c.stalls_total.get()) > 0);
+        assert_eq!(net.total(|c| c.evicted_slow_total.get()), 0);
+        // It goes on reading while the room goes on, and is heard again.
+        net.clients[slow].reads = true;
+        for _ in 0..50 {
+            readers[1].publish(&mut net, room);
+            net.round();
+        }
+        net.settle();
+        let place = readers[0].check(&net).0[room];
+        assert_eq!(place, readers[1].check(&net).0[room]);
+        for id in readers[0].asked.keys() {
+            assert!(net.clients[slow].answer(id).is_some(), "{id} is unanswered");
+        }
         net.end();
     });
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::{
     base::{limits::PENDING_ENTRY_BYTES, segments::SharedFrame, slab::Key},
     config::SlowClient,
-    session::outbound::{Droppable, Gap, Offered, Outbound, SpareBuffers, Terms},
+    session::outbound::{Droppable, Gap, Outbound, SpareBuffers, Terms},
 };
 
 const TERMS: Terms = Terms {
@@ -53,7 +53,7 @@ impl Line {
     }
 
     /// A room's next message, or its next `count` ones in one frame.
-    fn offer(&mut self, room: usize, count: u64, key: Option<&str>, bytes: usize) -> Offered {
+    fn offer(&mut self, room: usize, count: u64, key: Option<&str>, bytes: usize) -> bool {
         self.seqs[room] += count;
         let last = self.seqs[room];
         let mut frame = format!("M{room}:{last}:{count}:{}:", key.unwrap_or("-"));
@@ -73,14 +73,8 @@ impl Line {
             key,
         };
         let frame = SharedFrame::new(frame.into_bytes().into());
-        let offered = self
-            .out
-            .offer(&mut self.spare, &frame, &message, self.terms);
-        if offered == Offered::Full {
-            // Nothing was queued: the client would be closed.
-            self.seqs[room] -= count;
-        }
-        offered
+        self.out
+            .offer(&mut self.spare, &frame, &message, self.terms)
     }
 
     fn fixed(&mut self, kind: u8, bytes: usize) {
@@ -184,12 +178,12 @@ fn who_keeps_up_loses_nothing_and_has_no_list() {
     ] {
         let mut line = Line::new(TERMS, &[policy]);
         for _ in 0..100 {
-            assert_eq!(line.offer(0, 1, Some("k"), 500), Offered::Taken);
+            assert!(line.offer(0, 1, Some("k"), 500));
             assert!(line.out.pending.is_none());
             line.drain();
         }
         // One larger than the bound passes when nothing else waits.
-        assert_eq!(line.offer(0, 1, Some("k"), 3 * TERMS.high), Offered::Taken);
+        assert!(line.offer(0, 1, Some("k"), 3 * TERMS.high));
         line.check();
         assert_eq!(line.spare.tally(), Default::default());
     }
@@ -249,7 +243,7 @@ fn what_is_conflated_has_no_end_and_takes_no_more_room() {
     let mut most = 0;
     for n in 0..10_000 {
         let key = format!("k{}", n % 5);
-        assert_eq!(line.offer(0, 1, Some(&key), 300), Offered::Taken);
+        assert!(line.offer(0, 1, Some(&key), 300));
         most = most.max(line.out.buffered_bytes());
     }
     let pending = line.out.pending.as_ref().unwrap();
@@ -265,8 +259,8 @@ fn one_too_large_is_dropped_without_dropping_the_rest_in_vain() {
         let mut line = Line::new(TERMS, &[policy]);
         fall_behind(&mut line);
         line.offer(0, 1, Some("k"), 500);
-        assert_eq!(line.offer(0, 1, Some("k"), 7000), Offered::Dropped);
-        assert_eq!(line.offer(0, 1, Some("k"), 7000), Offered::Dropped);
+        assert!(!line.offer(0, 1, Some("k"), 7000));
+        assert!(!line.offer(0, 1, Some("k"), 7000));
         let lines = line.finish();
         assert_eq!(kept(&lines), ["M0:1:1:k", "G0:2:4"]);
     }
@@ -292,15 +286,22 @@ fn what_cannot_be_dropped_pushes_out_what_can_and_keeps_gaps_apart() {
 }
 
 #[test]
-fn fixed_entries_alone_beyond_the_bound_are_the_end() {
-    let mut line = Line::new(TERMS, &[SlowClient::DropOldest]);
-    fall_behind(&mut line);
-    assert_eq!(line.offer(0, 1, None, 200), Offered::Taken);
-    while line.out.firm_bytes() < TERMS.high + TERMS.low {
-        line.fixed(0, 500);
+fn fixed_entries_alone_beyond_the_bound_leave_room_for_one_gap() {
+    for policy in [SlowClient::DropOldest, SlowClient::DropNewest] {
+        let mut line = Line::new(TERMS, &[policy]);
+        fall_behind(&mut line);
+        assert!(line.offer(0, 1, None, 200));
+        while line.out.firm_bytes() < TERMS.high + TERMS.low {
+            line.fixed(0, 500);
+        }
+        let firm = line.out.firm_bytes();
+        for _ in 0..1000 {
+            assert!(!line.offer(0, 1, None, 200));
+        }
+        assert!(line.out.firm_bytes() < firm + 300);
+        let lines = line.finish();
+        assert_eq!(kept(&lines), ["G0:1:2", "G0:1000:1002"]);
     }
-    assert_eq!(line.offer(0, 1, None, 200), Offered::Full);
-    line.check();
 }
 
 #[test]
@@ -325,7 +326,7 @@ fn a_raw_client_is_told_nothing() {
         assert!(lines.iter().all(|line| !line.starts_with('G')), "{lines:?}");
         assert_eq!(line.spare.tally().gaps, 0);
         fall_behind(&mut line);
-        assert_eq!(line.offer(0, 1, None, 9000), Offered::Dropped);
+        assert!(!line.offer(0, 1, None, 9000));
         assert!(line.out.pending.is_none());
     }
 }
@@ -334,7 +335,7 @@ fn a_raw_client_is_told_nothing() {
 fn a_gap_is_told_even_if_nothing_follows() {
     let mut line = Line::new(TERMS, &[SlowClient::DropNewest]);
     fall_behind(&mut line);
-    assert_eq!(line.offer(0, 3, None, 9000), Offered::Dropped);
+    assert!(!line.offer(0, 3, None, 9000));
     let lines = line.finish();
     assert_eq!(kept(&lines), ["G0:3:4"]);
     assert_eq!(line.spare.tally().dropped_newest, 3);
