@@ -329,7 +329,7 @@ fn unfinished_requests_beyond_their_most_get_503() {
     // One that finishes makes room.
     silent[0].upgrade("/ws");
     server.wait_counter_blocking("handshakes_inflight", 1);
-    Raw::upgraded(server.addr, "/ws");
+    let _other = Raw::upgraded(server.addr, "/ws");
     server.wait_counter_blocking("sessions_open", 2);
 }
 

@@ -124,6 +124,20 @@ counters! {
     overloaded_total,
     /// Commands answered with an `error`.
     command_errors_total,
+    /// Room messages dropped from a slow client's queue to make room for newer ones.
+    dropped_oldest_total,
+    /// Room messages dropped as they came, a slow client's queue being full.
+    dropped_newest_total,
+    /// Room messages replaced in a slow client's queue by a newer one of the same key.
+    conflated_total,
+    /// Ephemeral messages dropped because the client was behind.
+    dropped_ephemeral_total,
+    /// `gap` messages queued for clients.
+    gaps_total,
+    /// Messages replaced by a newer one within a coalescing room's interval.
+    coalesced_total,
+    /// Times that a coalescing room handed out before its interval's end, being full.
+    coalesce_flushes_early_total,
     /// Clients closed because their outbound queue reached `limits.buffered_bytes_high`.
     evicted_slow_total,
     /// Messages refused for being more than `limits.messages_per_second` allows.

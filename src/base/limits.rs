@@ -8,6 +8,8 @@ pub const TURN_COMPLETIONS_MAX: usize = 256;
 pub const TURN_MESH_BATCHES_MAX: usize = 64;
 /// Timers fired in one turn.
 pub const TURN_TIMERS_MAX: usize = 256;
+/// Of these, what one end of a coalescing room's interval counts for: it may encode a whole table.
+pub const ROOM_TIMER_WEIGHT: usize = 16;
 /// Room deliveries made in one turn; a bigger fan-out goes on in the next.
 pub const TURN_DELIVERIES_MAX: usize = 4096;
 /// Of these, what one room may make before the next has its turn.
@@ -42,6 +44,16 @@ pub const COALESCED_RUN_BYTES_MAX: usize = 64 * 1024;
 pub const SPARE_BUFFERS_MAX: usize = 256;
 /// See [`SPARE_BUFFERS_MAX`].
 pub const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
+
+/// Entries of a slow client's list that are made ready for sending in one go.
+pub const PENDING_MOVES_MAX: usize = 1024;
+/// What an entry of that list costs of the client's bound beyond its bytes.
+pub const PENDING_ENTRY_BYTES: usize = 96;
+
+/// Messages that a coalescing room keeps for the end of its interval: one for each key.
+pub const ROOM_COALESCE_KEYS_MAX: usize = 1024;
+/// Bytes of their payloads; one larger message is kept by itself.
+pub const ROOM_COALESCE_BYTES_MAX: usize = 256 * 1024;
 
 /// Commands in one batch array.
 pub const BATCH_COMMANDS_MAX: usize = 256;

@@ -86,7 +86,7 @@ pub fn reply(out: &mut Vec<u8>, id: Option<&str>, reply: &Reply) {
                 .number("members", joined.members.into())
                 .boolean("recovered", joined.recovered)
                 .number("missed", 0)
-                .boolean("gap_free", true);
+                .boolean("gap_free", joined.gap_free);
             match &joined.users {
                 Some(users) => list(object, "users", users).end(),
                 None => object.end(),

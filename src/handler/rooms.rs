@@ -11,6 +11,7 @@ use crate::{
         ids::{CoreId, Encoding, SessionKey},
         time::Now,
     },
+    config::PublishBy,
     hub::{
         Hub, Output, Outputs,
         edge::Sessions,
@@ -176,7 +177,7 @@ impl Rooms<'_> {
             &PublishRef {
                 // Replaced by how the home knows it.
                 room: &RoomRef::Key(local),
-                local,
+                local: Some(local),
                 client,
                 user: None,
                 payload: match kind {
@@ -209,15 +210,20 @@ impl Rooms<'_> {
                 };
                 let found = self.hub.edge().find(&room);
                 let membership = found.and_then(|local| session.membership(local)).copied();
-                let Some(membership) = membership else {
-                    let error = CommandError::new(ErrorCode::NotJoined, "join the room first");
+                if membership.is_none()
+                    && let Err(error) = self.check_outsider(&room)
+                {
                     return self.error(key, id.as_deref(), &error);
-                };
-                let (client, local) = (session.client, membership.room);
+                }
+                let client = session.client;
                 let user = session.user.clone();
                 let reference = PublishRef {
-                    room: &RoomRef::Key(local),
-                    local,
+                    room: &match membership {
+                        // Replaced by how the home knows it.
+                        Some(membership) => RoomRef::Key(membership.room),
+                        None => RoomRef::Name(Arc::from(room.as_ref())),
+                    },
+                    local: membership.map(|membership| membership.room),
                     client,
                     user: user.as_deref(),
                     payload: Payload::Json,
@@ -228,7 +234,10 @@ impl Rooms<'_> {
                     echo,
                     id: id.as_deref(),
                 };
-                self.publish_in(&membership, &reference);
+                match membership {
+                    Some(membership) => self.publish_in(&membership, &reference),
+                    None => self.publish_at(self.hub.routes().core_of(&room), reference),
+                }
             }
             Command::Join {
                 room,
@@ -365,6 +374,25 @@ impl Rooms<'_> {
             room: &room,
             ..*publish
         };
+        self.publish_at(to, publish);
+    }
+
+    /// Whether a client that is no member may ask the home to publish. The home looks again.
+    fn check_outsider(&self, room: &str) -> Result<(), CommandError> {
+        match self.hub.room_options(room).publish_by {
+            PublishBy::Anyone if !is_reserved(room) => Ok(()),
+            PublishBy::Backend => Err(CommandError::new(
+                ErrorCode::Forbidden,
+                "only the backend publishes to this room",
+            )),
+            PublishBy::Anyone | PublishBy::Members => Err(CommandError::new(
+                ErrorCode::NotJoined,
+                "join the room first",
+            )),
+        }
+    }
+
+    fn publish_at(&mut self, to: CoreId, publish: PublishRef<'_>) {
         if to == self.hub.core() {
             self.hub.publish_at_home(self.now, publish, self.out);
         } else {

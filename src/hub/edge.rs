@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 
 use super::{
     ALL_ROOM, Output, Outputs,
-    wire::{Delivery, Frames, HomeRoomKey, Reply, RoomRef},
+    wire::{Delivery, FrameKind, Frames, HomeRoomKey, Reply, RoomRef},
 };
 use crate::{
     base::{
@@ -23,7 +23,11 @@ use crate::{
         segments::SharedFrame,
         slab::Slab,
     },
-    session::{LocalRoomKey, Membership, Place, Session},
+    config::{Config, SlowClient},
+    session::{
+        LocalRoomKey, Membership, Place, Session,
+        outbound::{Droppable, Handling},
+    },
 };
 
 /// The sessions of a core.
@@ -32,6 +36,9 @@ pub type Sessions = Slab<Session>;
 /// One core's members, room by room.
 #[derive(Debug)]
 pub struct Edge {
+    config: Arc<Config>,
+    /// How often the configuration was replaced: rooms look theirs up again when it has been.
+    revision: u32,
     rooms: Slab<LocalRoom>,
     by_name: HashMap<Arc<str>, LocalRoomKey, ahash::RandomState>,
     all_room: LocalRoomKey,
@@ -44,6 +51,9 @@ pub struct Edge {
 #[derive(Debug)]
 pub struct LocalRoom {
     name: Arc<str>,
+    slow_client: SlowClient,
+    /// The [`Edge::revision`] that it is of.
+    revision: u32,
     home_core: CoreId,
     home: Option<HomeRoomKey>,
     members: [Vec<SessionKey>; Encoding::COUNT],
@@ -68,6 +78,7 @@ enum LaneItem {
 #[derive(Debug)]
 struct FanOut {
     frames: [Option<SharedFrame>; Encoding::COUNT],
+    kind: FrameKind,
     skip: Option<SessionKey>,
     from: CoreId,
     window: u64,
@@ -77,8 +88,8 @@ struct FanOut {
 
 /// Receives what a fan-out hands out.
 pub trait Receivers {
-    /// Queues `frame` for one member.
-    fn deliver(&mut self, to: &Session, frame: &SharedFrame);
+    /// Queues `frame` for one member, or not, as `handling` says.
+    fn deliver(&mut self, to: &Session, frame: &SharedFrame, handling: &Handling<'_>);
 }
 
 impl LocalRoom {
@@ -125,8 +136,10 @@ impl LocalRoom {
 
 impl Edge {
     /// No rooms but the reserved one, whose home is `all_home`.
-    pub fn new(all_home: CoreId) -> Self {
+    pub fn new(all_home: CoreId, config: Arc<Config>) -> Self {
         let mut edge = Self {
+            config,
+            revision: 0,
             rooms: Slab::new(0),
             by_name: HashMap::default(),
             all_room: LocalRoomKey {
@@ -140,6 +153,12 @@ impl Edge {
         // Never closed: as if someone were always about to join.
         edge.room_mut(edge.all_room).joining = 1;
         edge
+    }
+
+    /// See [`Hub::set_config`](super::Hub::set_config).
+    pub fn set_config(&mut self, config: Arc<Config>) {
+        self.config = config;
+        self.revision = self.revision.wrapping_add(1);
     }
 
     /// The reserved room that every session is in; the same key on every core.
@@ -186,6 +205,8 @@ impl Edge {
     fn open(&mut self, name: &str, home_core: CoreId) -> LocalRoomKey {
         let name: Arc<str> = Arc::from(name);
         let key = self.rooms.insert(LocalRoom {
+            slow_client: self.config.room_options(&name).slow_client,
+            revision: self.revision,
             name: Arc::clone(&name),
             home_core,
             home: None,
@@ -316,6 +337,7 @@ impl Edge {
         }
         room.lane.push_back(LaneItem::Frames(FanOut {
             frames: frames.by_encoding.map(|frame| frame.map(SharedFrame::new)),
+            kind: frames.kind,
             skip,
             from,
             window,
@@ -483,10 +505,14 @@ impl Edge {
             let Some(room) = self.rooms.get_mut(key) else {
                 return used;
             };
+            if room.revision != self.revision {
+                room.revision = self.revision;
+                room.slow_client = self.config.room_options(&room.name).slow_client;
+            }
             match room.lane.pop_front() {
                 None => break,
                 Some(LaneItem::Frames(mut fan_out)) => {
-                    used += fan_out.run(&room.members, share - used, sessions, receivers);
+                    used += fan_out.run(key, room, share - used, sessions, receivers);
                     if fan_out.is_done(&room.members) {
                         used += 1;
                         out.push_back(Output::ReturnWindow {
@@ -516,13 +542,30 @@ impl Edge {
 impl FanOut {
     fn run(
         &mut self,
-        members: &[Vec<SessionKey>; Encoding::COUNT],
+        key: LocalRoomKey,
+        room: &LocalRoom,
         budget: usize,
         sessions: &Sessions,
         receivers: &mut impl Receivers,
     ) -> usize {
+        let handling = match &self.kind {
+            FrameKind::Ephemeral => Handling::Ephemeral,
+            FrameKind::Message {
+                last,
+                count,
+                key: k,
+            } if room.slow_client != SlowClient::Evict => Handling::Droppable(Droppable {
+                room: key,
+                name: &room.name,
+                policy: room.slow_client,
+                last: *last,
+                count: *count,
+                key: k.as_deref(),
+            }),
+            FrameKind::Message { .. } | FrameKind::Announcement => Handling::Firm,
+        };
         let mut used = 0;
-        while let Some(members) = members.get(self.encoding)
+        while let Some(members) = room.members.get(self.encoding)
             && used < budget
         {
             if let Some(frame) = &self.frames[self.encoding] {
@@ -531,7 +574,7 @@ impl FanOut {
                     if self.skip != Some(*member) {
                         // One that has gone is struck out when the lane gets there.
                         if let Some(session) = sessions.get(*member) {
-                            receivers.deliver(session, frame);
+                            receivers.deliver(session, frame, &handling);
                         }
                     }
                 }

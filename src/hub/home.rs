@@ -1,18 +1,25 @@
 //! Rooms at their home core: who is a member, what number comes next, which cores want to hear.
 
+mod encode;
+mod gathering;
+mod publish;
+
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
-use compact_str::CompactString;
+use bytes::Bytes;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use self::{
+    encode::{announcement, message_prefix},
+    gathering::Gathering,
+};
 use super::{
     ALL_ROOM, Output, Outputs,
     window::Windows,
     wire::{
-        Delivery, Epoch, Frames, HomeRoomKey, Inspect, Join, JoinSince, Joined, Leave, LeaveReason,
-        MemberList, Payload, PresenceList, PublishRef, Reply, RoomInfo, RoomRef, push_member,
+        Delivery, Epoch, Frames, HomeRoomKey, Inspect, Join, JoinSince, Joined, Leave, MemberList,
+        PresenceList, Reply, RoomInfo, RoomRef, push_member,
     },
 };
 use crate::{
@@ -23,14 +30,8 @@ use crate::{
         slab::Slab,
         time::Now,
     },
-    config::{AllPublishBy, Config, RoomOptions},
-    proto::{
-        envelope::{
-            CommandError, ErrorCode,
-            json::{self, Object},
-        },
-        ws::header::{self, HEADER_BYTES_MAX, OpCode, UNMASKED_HEADER_BYTES_MAX},
-    },
+    config::{Config, RoomOptions},
+    proto::envelope::{CommandError, ErrorCode},
     session::LocalRoomKey,
 };
 
@@ -46,6 +47,8 @@ pub struct Homes {
     rng: Rng,
     published: u64,
     announcements_suppressed: u64,
+    coalesced: u64,
+    flushed_early: u64,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,8 @@ struct Room {
     users: HashMap<Arc<str>, u32, ahash::RandomState>,
     /// The cores that have members, in order of arrival.
     interested: SmallVec<[Interest; 1]>,
+    /// What waits for the end of an interval, while there is one.
+    gathering: Option<Box<Gathering>>,
 }
 
 #[derive(Debug)]
@@ -84,19 +89,17 @@ struct Interest {
 
 impl Room {
     fn new(name: Arc<str>, config: &Config, revision: u32, rng: &mut Rng) -> Self {
-        let mut prefix = Vec::new();
-        prefix.extend_from_slice(b"{\"type\":\"message\",\"room\":");
-        json::push_string(&mut prefix, &name);
         Self {
             options: config.room_options(&name),
             revision,
+            prefix: message_prefix(&name),
             name,
-            prefix: prefix.into_boxed_slice(),
             epoch: epoch(rng),
             seq: 0,
             members: HashMap::default(),
             users: HashMap::default(),
             interested: SmallVec::new(),
+            gathering: None,
         }
     }
 
@@ -133,13 +136,16 @@ impl Room {
     /// Sends a message to every interested core, each in the encodings it has members for.
     fn deliver(
         &self,
-        frames: &Frames,
+        frames: Frames,
         skip: Option<ClientId>,
         windows: &mut Windows,
         out: &mut Outputs,
     ) {
         for interest in &self.interested {
-            let mut mine = Frames::default();
+            let mut mine = Frames {
+                kind: frames.kind.clone(),
+                ..Frames::default()
+            };
             let mut bytes = 0;
             for encoding in Encoding::ALL {
                 let index = encoding.index();
@@ -205,6 +211,8 @@ impl Homes {
             rng,
             published: 0,
             announcements_suppressed: 0,
+            coalesced: 0,
+            flushed_early: 0,
         }
     }
 
@@ -243,6 +251,21 @@ impl Homes {
     /// Joins and leaves not announced since the start.
     pub const fn announcements_suppressed(&self) -> u64 {
         self.announcements_suppressed
+    }
+
+    /// Messages replaced within an interval since the start.
+    pub const fn coalesced(&self) -> u64 {
+        self.coalesced
+    }
+
+    /// Intervals cut short since the start, more waiting than may.
+    pub const fn flushed_early(&self) -> u64 {
+        self.flushed_early
+    }
+
+    /// What holds for the room called `name`.
+    pub fn room_options(&self, name: &str) -> RoomOptions {
+        self.config.room_options(name)
     }
 
     fn find(&self, room: &RoomRef) -> Option<HomeRoomKey> {
@@ -325,7 +348,7 @@ impl Homes {
                 self.announcements_suppressed += 1;
             } else if room.wants(Encoding::Json) {
                 let frames = announcement(room, "user_joined", join.client, &join.user, None);
-                room.deliver(&frames, None, windows, out);
+                room.deliver(frames, None, windows, out);
             }
             room.interest(from, join.local).members[join.encoding.index()] += 1;
         } else if let Some(state) = &join.state
@@ -336,7 +359,9 @@ impl Homes {
         Ok(Joined {
             home: key,
             epoch: room.epoch.clone(),
-            seq: room.seq,
+            // What still gathers will be handed out to this member too.
+            seq: room.head(),
+            gap_free: room.options.is_gap_free(),
             members: room.members.len() as u32,
             recovered: is_recovered(room, join.since.as_ref()),
             users: join.presence.then(|| room.member_list()),
@@ -408,88 +433,12 @@ impl Homes {
                 let (client, user, reason) = (leave.client, &member.user, Some(leave.reason));
                 let frames = announcement(room, "user_left", client, user, reason);
                 // The leaver's own core may still list it until the `ok` gets there.
-                room.deliver(&frames, Some(client), windows, out);
+                room.deliver(frames, Some(client), windows, out);
             }
         } else {
             self.announcements_suppressed += 1;
         }
         true
-    }
-
-    pub(super) fn publish(
-        &mut self,
-        now: Now,
-        from: CoreId,
-        publish: PublishRef<'_>,
-        windows: &mut Windows,
-        out: &mut Outputs,
-    ) {
-        let reply = match self.try_publish(now, publish, windows, out) {
-            Ok((seq, epoch)) => Reply::Published { seq, epoch },
-            Err(error) => Reply::Error(error),
-        };
-        out.push_back(Output::Deliver {
-            to: from,
-            delivery: Delivery::Reply {
-                room: Some(publish.local),
-                client: publish.client,
-                id: publish.id.map(CompactString::from),
-                reply,
-            },
-        });
-    }
-
-    fn try_publish(
-        &mut self,
-        now: Now,
-        publish: PublishRef<'_>,
-        windows: &mut Windows,
-        out: &mut Outputs,
-    ) -> Result<(Option<u64>, Epoch), CommandError> {
-        let key = self.find(publish.room).ok_or_else(not_joined)?;
-        let is_all = self.all_room == Some(key);
-        if is_all && self.config.rooms.all_publish_by == AllPublishBy::Nobody {
-            return Err(CommandError::new(
-                ErrorCode::Forbidden,
-                "publishing to `@all` needs a permission of its own",
-            ));
-        }
-        let room = current(&mut self.rooms, key, &self.config, self.revision);
-        let user: Option<Arc<str>> = match room.members.get(&publish.client) {
-            Some(member) => member.user.clone(),
-            None if is_all => publish.user.map(Arc::from),
-            None => return Err(not_joined()),
-        };
-        let cost = Windows::cost(publish.data.len() + MESSAGE_ENVELOPE_BYTES);
-        if !room.has_room_everywhere(cost, windows) {
-            return Err(CommandError::new(
-                ErrorCode::Overloaded,
-                "the room is behind with its messages; try again",
-            ));
-        }
-        let seq = (!publish.ephemeral).then(|| {
-            room.seq += 1;
-            room.seq
-        });
-        let mut frames = Frames::default();
-        if room.wants(Encoding::Json) {
-            let frame = json_message(room, seq, now.unix_ms, &publish, user.as_deref());
-            frames.by_encoding[Encoding::Json.index()] = Some(frame);
-        }
-        if room.wants(Encoding::Raw) {
-            let opcode = match publish.payload {
-                Payload::Json | Payload::RawText => OpCode::Text,
-                Payload::RawBinary => OpCode::Binary,
-            };
-            let frame = encode(opcode, publish.data.len(), |out| {
-                out.extend_from_slice(publish.data);
-            });
-            frames.by_encoding[Encoding::Raw.index()] = Some(frame);
-        }
-        let skip = (!publish.echo).then_some(publish.client);
-        room.deliver(&frames, skip, windows, out);
-        self.published += 1;
-        Ok((seq, room.epoch.clone()))
     }
 
     pub(super) fn inspect(&self, from: CoreId, inspect: &Inspect, out: &mut Outputs) {
@@ -546,9 +495,6 @@ fn current<'a>(
     room
 }
 
-/// What an envelope adds to its data at most: names, ids and numbers at their limits, with room
-/// for escapes.
-const MESSAGE_ENVELOPE_BYTES: usize = 512;
 /// What an announcement takes of a window at most, about.
 const ANNOUNCEMENT_COST: u64 = 1024;
 
@@ -557,7 +503,7 @@ const ANNOUNCEMENT_COST: u64 = 1024;
 fn is_recovered(room: &Room, since: Option<&JoinSince>) -> bool {
     since
         .and_then(|since| since.position.as_ref())
-        .is_some_and(|(epoch, seq)| *epoch == room.epoch && *seq == room.seq)
+        .is_some_and(|(epoch, seq)| *epoch == room.epoch && *seq == room.head())
 }
 
 fn not_joined() -> CommandError {
@@ -574,78 +520,4 @@ fn epoch(rng: &mut Rng) -> Epoch {
             char::from(digit)
         })
         .collect()
-}
-
-/// Encodes one unmasked frame whose payload `write` appends: about `payload_bytes` long.
-pub(super) fn encode(
-    opcode: OpCode,
-    payload_bytes: usize,
-    write: impl FnOnce(&mut Vec<u8>),
-) -> Bytes {
-    // The header's length depends on the payload's: the payload is written behind the longest
-    // header, and the header then right before it.
-    let mut buf = Vec::with_capacity(UNMASKED_HEADER_BYTES_MAX + payload_bytes);
-    buf.resize(UNMASKED_HEADER_BYTES_MAX, 0);
-    write(&mut buf);
-    let payload_len = (buf.len() - UNMASKED_HEADER_BYTES_MAX) as u64;
-    let mut header = [0; HEADER_BYTES_MAX];
-    let header_len = header::encode(true, opcode, payload_len, None, &mut header);
-    let start = UNMASKED_HEADER_BYTES_MAX - header_len;
-    buf[start..UNMASKED_HEADER_BYTES_MAX].copy_from_slice(&header[..header_len]);
-    let mut frame = Bytes::from(buf);
-    frame.advance(start);
-    frame
-}
-
-fn json_message(
-    room: &Room,
-    seq: Option<u64>,
-    ts: u64,
-    publish: &PublishRef<'_>,
-    user: Option<&str>,
-) -> Bytes {
-    let bytes = room.prefix.len() + publish.data.len() + MESSAGE_ENVELOPE_BYTES / 2;
-    encode(OpCode::Text, bytes, |out| {
-        out.extend_from_slice(&room.prefix);
-        let mut object = Object::resume(out);
-        if let Some(seq) = seq {
-            object = object.number("seq", seq);
-        }
-        object = object
-            .optional("mid", publish.mid)
-            .number("ts", ts)
-            .identity("from", publish.client, user)
-            .optional("key", publish.key);
-        match (publish.payload, std::str::from_utf8(publish.data)) {
-            (Payload::Json, _) => object.raw("data", publish.data),
-            (Payload::RawText, Ok(text)) => object.string("data", text),
-            // Bytes have no JSON of their own: base64, as in a data URL.
-            (Payload::RawText | Payload::RawBinary, _) => {
-                use base64::{Engine, prelude::BASE64_STANDARD};
-                object.string("data", &BASE64_STANDARD.encode(publish.data))
-            }
-        }
-        .end();
-    })
-}
-
-fn announcement(
-    room: &Room,
-    kind: &'static str,
-    client: ClientId,
-    user: &Option<Arc<str>>,
-    reason: Option<LeaveReason>,
-) -> Frames {
-    let frame = encode(OpCode::Text, MESSAGE_ENVELOPE_BYTES, |out| {
-        Object::new(out, kind)
-            .string("room", &room.name)
-            .optional("user", user.as_deref())
-            .string("client", &client.to_string())
-            .number("members", room.members.len() as u64)
-            .optional("reason", reason.map(LeaveReason::as_str))
-            .end();
-    });
-    let mut frames = Frames::default();
-    frames.by_encoding[Encoding::Json.index()] = Some(frame);
-    frames
 }

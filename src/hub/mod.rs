@@ -31,7 +31,7 @@ use self::{
     edge::{Edge, Sessions},
     home::Homes,
     window::Windows,
-    wire::{Delivery, DirectMessage, Reply, Request},
+    wire::{Delivery, DirectMessage, HomeRoomKey, Reply, Request},
 };
 use crate::{
     base::{
@@ -40,7 +40,7 @@ use crate::{
         rng::Rng,
         time::Now,
     },
-    config::Config,
+    config::{Config, RoomOptions},
 };
 
 /// The reserved room that every client is in.
@@ -93,6 +93,13 @@ pub enum Output {
         to: SessionKey,
         /// The payload of a text message.
         payload: Vec<u8>,
+    },
+    /// Call [`Hub::on_room_timer`] with this room after a while.
+    WakeRoom {
+        /// The room, at home here.
+        room: HomeRoomKey,
+        /// In how many milliseconds, or somewhat later.
+        after_ms: u32,
     },
     /// A delivery from `to` has been handed out: its bytes are free again.
     ReturnWindow {
@@ -150,7 +157,7 @@ pub struct Hub {
 impl Hub {
     /// The hub of `core`.
     pub fn new(core: CoreId, routes: Routes, config: Arc<Config>, rng: Rng) -> Self {
-        let edge = Edge::new(routes.core_of(ALL_ROOM));
+        let edge = Edge::new(routes.core_of(ALL_ROOM), Arc::clone(&config));
         let mut homes = Homes::new(config, rng);
         if routes.core_of(ALL_ROOM) == core {
             homes.open_all_room(routes.cores(), edge.all_room());
@@ -233,7 +240,20 @@ impl Hub {
 
     /// Takes up another configuration: what it says of rooms holds from now on.
     pub fn set_config(&mut self, config: Arc<Config>) {
+        self.edge.set_config(Arc::clone(&config));
         self.homes.set_config(config);
+    }
+
+    /// What holds for the room called `name`, wherever its home is.
+    pub fn room_options(&self, name: &str) -> RoomOptions {
+        self.homes.room_options(name)
+    }
+
+    /// The time that an [`Output::WakeRoom`] asked for has come. A room that is gone by now does
+    /// not mind.
+    pub fn on_room_timer(&mut self, room: HomeRoomKey, out: &mut Outputs) {
+        let _guard = AbortOnUnwind;
+        self.homes.on_timer(room, &mut self.windows, out);
     }
 
     /// Publishes to a room whose home is this core, without copying the payload first.
@@ -266,6 +286,16 @@ impl Hub {
     /// Joins and leaves not announced since the start.
     pub const fn announcements_suppressed(&self) -> u64 {
         self.homes.announcements_suppressed()
+    }
+
+    /// Messages replaced within a coalescing room's interval since the start.
+    pub const fn coalesced(&self) -> u64 {
+        self.homes.coalesced()
+    }
+
+    /// Times that a coalescing room handed out before its interval's end since the start.
+    pub const fn flushed_early(&self) -> u64 {
+        self.homes.flushed_early()
     }
 
     /// Sessions not entered in the directory since the start, their user having too many.

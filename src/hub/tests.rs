@@ -1,5 +1,7 @@
 //! One hub by itself: what it says to whom, and what it refuses.
 
+mod options;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -83,7 +85,7 @@ fn leave(n: u32) -> Request {
 fn publish(n: u32, bytes: usize, ephemeral: bool) -> Request {
     Request::Publish(Box::new(Publish {
         room: RoomRef::Name(Arc::from("r")),
-        local: LOCAL,
+        local: Some(LOCAL),
         client: client(n),
         user: None,
         payload: Payload::Json,

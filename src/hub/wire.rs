@@ -163,11 +163,12 @@ pub enum Payload {
 pub struct Publish {
     /// The room.
     pub room: RoomRef,
-    /// The room on the publisher's core.
-    pub local: LocalRoomKey,
+    /// The room on the publisher's core, if it is a member there: the answer then stands at its
+    /// place in the room's stream.
+    pub local: Option<LocalRoomKey>,
     /// Who publishes.
     pub client: ClientId,
-    /// Its user, for rooms that keep no members.
+    /// Its user, for rooms that need not know it as a member.
     pub user: Option<Arc<str>>,
     /// What the bytes are.
     pub payload: Payload,
@@ -209,7 +210,7 @@ impl Publish {
 #[allow(missing_docs, reason = "field by field the same as Publish")]
 pub struct PublishRef<'a> {
     pub room: &'a RoomRef,
-    pub local: LocalRoomKey,
+    pub local: Option<LocalRoomKey>,
     pub client: ClientId,
     pub user: Option<&'a str>,
     pub payload: Payload,
@@ -346,6 +347,27 @@ impl Delivery {
 pub struct Frames {
     /// By [`Encoding::index`].
     pub by_encoding: [Option<Bytes>; Encoding::COUNT],
+    /// What it is worth to a member that does not keep up.
+    pub kind: FrameKind,
+}
+
+/// See [`Frames::kind`].
+#[derive(Clone, Debug, Default)]
+pub enum FrameKind {
+    /// What members need to know: never dropped.
+    #[default]
+    Announcement,
+    /// A message without a place: dropped first, and nobody is told.
+    Ephemeral,
+    /// A message with a place, or several in one frame: what is dropped is told.
+    Message {
+        /// Its place, or the last one.
+        last: u64,
+        /// How many places it stands for.
+        count: u64,
+        /// Its conflation key, where the room conflates.
+        key: Option<CompactString>,
+    },
 }
 
 /// The answer to a command.
@@ -357,7 +379,7 @@ pub enum Reply {
     Left,
     /// `ok` of `publish`.
     Published {
-        /// Its place, unless it is ephemeral.
+        /// Its place, unless it is ephemeral or nobody is there.
         seq: Option<u64>,
         /// The room's numbering.
         epoch: Epoch,
@@ -387,6 +409,8 @@ pub struct Joined {
     pub members: u32,
     /// Whether nothing was missed since the place that the client gave.
     pub recovered: bool,
+    /// Whether every `seq` will come, if the member keeps up.
+    pub gap_free: bool,
     /// Who they are, if that was asked for.
     pub users: Option<MemberList>,
 }

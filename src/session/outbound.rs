@@ -1,40 +1,85 @@
 //! What waits to be sent to one client: short frames in one run, long and shared ones by
 //! reference.
 //!
-//! The bound is the owner's: [`Outbound::buffered_bytes`] is compared with
+//! A room's message that its policy may drop is *offered* ([`Outbound::offer`]). While the client
+//! keeps up it is queued like everything else. Behind a client that does not, a second list
+//! (`pending`) opens; from then on everything waits there in one order, and moves to the queue as
+//! that empties:
+//!
+//! ```text
+//!   offer ──┬──keeps up──────────────────▶ segments ──take_batch──▶ in flight
+//!           └──behind──▶ pending ──refill──▶  ▲
+//!   write ──┬──▶ pending, if there is one     │
+//!           └─────────────────────────────────┘
+//! ```
+//!
+//! The bound on what can't be dropped is the owner's: [`Outbound::firm_bytes`] is compared with
 //! `limits.buffered_bytes_high` before anything more is queued.
+
+mod pending;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::base::{
-    limits::{
-        COALESCE_BYTES_MAX, COALESCED_RUN_BYTES_MAX, SEND_BATCH_BYTES_MAX, SEND_SEGMENTS_MAX,
-        SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
+use self::pending::{Pending, Taken};
+use super::LocalRoomKey;
+use crate::{
+    base::{
+        limits::{
+            COALESCE_BYTES_MAX, COALESCED_RUN_BYTES_MAX, PENDING_MOVES_MAX, SEND_BATCH_BYTES_MAX,
+            SEND_SEGMENTS_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
+        },
+        segments::{Segment, SendBatch, SharedFrame},
     },
-    segments::{Segment, SendBatch, SharedFrame},
+    config::SlowClient,
 };
 
-/// Empty buffers of a core, to be filled by whichever client has something to say.
+/// What the queues of a core share: empty buffers, to be filled by whichever client has something
+/// to say, and the tally of what was dropped.
 #[derive(Debug, Default)]
-pub struct SpareBuffers(Vec<Vec<u8>>);
+pub struct SpareBuffers {
+    empty: Vec<Vec<u8>>,
+    tally: Tally,
+}
+
+/// What the queues of a core have dropped since the start, in messages; and what they told of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Dropped after having waited, for want of room.
+    pub dropped_oldest: u64,
+    /// Dropped as they came, for want of room.
+    pub dropped_newest: u64,
+    /// Dropped because a newer one of the same key came.
+    pub conflated: u64,
+    /// Gaps queued.
+    pub gaps: u64,
+}
 
 impl SpareBuffers {
+    /// What was dropped so far.
+    pub const fn tally(&self) -> Tally {
+        self.tally
+    }
+
     fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_default()
+        self.empty.pop().unwrap_or_default()
     }
 
     fn put(&mut self, mut buf: Vec<u8>) {
-        if self.0.len() < SPARE_BUFFERS_MAX
+        if self.empty.len() < SPARE_BUFFERS_MAX
             && (1..=SPARE_BUFFER_BYTES_MAX).contains(&buf.capacity())
         {
             buf.clear();
-            self.0.push(buf);
+            self.empty.push(buf);
         }
     }
 
     /// Gives the buffers' memory back.
     pub fn trim(&mut self) {
-        self.0 = Vec::new();
+        self.empty = Vec::new();
     }
 
     /// Takes a sent batch apart and keeps the buffers that are worth it.
@@ -47,32 +92,140 @@ impl SpareBuffers {
     }
 }
 
+/// How a member takes a room's frame.
+#[derive(Clone, Copy, Debug)]
+pub enum Handling<'a> {
+    /// It must not be dropped.
+    Firm,
+    /// It is worth something only at once: a client that is behind does not get it.
+    Ephemeral,
+    /// It may be dropped, and a gap then tells.
+    Droppable(Droppable<'a>),
+}
+
+/// What is known of a frame that may be dropped.
+#[derive(Clone, Copy, Debug)]
+pub struct Droppable<'a> {
+    /// Its room.
+    pub room: LocalRoomKey,
+    /// The room's name.
+    pub name: &'a Arc<str>,
+    /// What is dropped when not everything fits; not `evict`.
+    pub policy: SlowClient,
+    /// Its place in the room, or the last one if it holds several messages.
+    pub last: u64,
+    /// How many messages it stands for.
+    pub count: u64,
+    /// Its conflation key.
+    pub key: Option<&'a str>,
+}
+
+/// What holds for one client's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// `limits.buffered_bytes_high`: beyond it messages are dropped.
+    pub high: usize,
+    /// `limits.buffered_bytes_low`: beyond it messages wait where they can still be dropped.
+    pub low: usize,
+    /// Whether the client is told of what was dropped.
+    pub tells_gaps: bool,
+}
+
+/// Dropped messages, as a client is told of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap<'a> {
+    /// The room's name.
+    pub room: &'a str,
+    /// How many are missing.
+    pub dropped: u64,
+    /// The place behind the last of them.
+    pub next_seq: u64,
+}
+
 /// One client's queue. An empty one owns no memory.
 #[derive(Debug, Default)]
 pub struct Outbound {
     segments: SmallVec<[Segment; 1]>,
     queued: usize,
     in_flight: usize,
+    /// What comes after the segments, behind a client that does not keep up. Never empty.
+    pending: Option<Box<Pending>>,
 }
 
 impl Outbound {
-    /// Bytes queued or handed over, and not yet taken by the kernel: `bufferedAmount`.
+    /// Bytes queued or handed over, and not yet taken by the kernel: `bufferedAmount`. What may
+    /// still be dropped counts, with what it takes beside its bytes.
     pub const fn buffered_bytes(&self) -> usize {
+        let pending = match &self.pending {
+            Some(pending) => pending.cost(),
+            None => 0,
+        };
+        self.committed() + pending
+    }
+
+    /// The part of [`Outbound::buffered_bytes`] that can't be dropped.
+    #[inline]
+    pub const fn firm_bytes(&self) -> usize {
+        let pending = match &self.pending {
+            Some(pending) => pending.firm(),
+            None => 0,
+        };
+        self.committed() + pending
+    }
+
+    const fn committed(&self) -> usize {
         self.queued + self.in_flight
     }
 
     /// Whether nothing waits to be handed over.
     pub const fn is_empty(&self) -> bool {
-        self.queued == 0
+        self.queued == 0 && self.pending.is_none()
     }
 
     /// Whether nothing waits and nothing is on its way.
     pub const fn is_drained(&self) -> bool {
-        self.buffered_bytes() == 0
+        self.is_empty() && self.in_flight == 0
+    }
+
+    /// Whether the client is so far behind that what is worth something only at once is lost on
+    /// it.
+    pub const fn is_behind(&self, low: usize) -> bool {
+        self.pending.is_some() || self.committed() >= low
+    }
+
+    /// Queues a frame that may be dropped, or what the room's policy makes of it. Whether the
+    /// frame is queued; if not, a gap stands where it would have stood.
+    pub fn offer(
+        &mut self,
+        spare: &mut SpareBuffers,
+        frame: &SharedFrame,
+        message: &Droppable<'_>,
+        terms: Terms,
+    ) -> bool {
+        let committed = self.committed();
+        // What is queued for good stays below the mark, so that little of it is not droppable.
+        let keeps_up = committed == 0 || committed + frame.len() <= terms.low;
+        if keeps_up && self.pending.is_none() {
+            self.push_shared(spare, frame);
+            return true;
+        }
+        let pending = self
+            .pending
+            .get_or_insert_with(|| Box::new(Pending::new(terms)));
+        let taken = pending.offer(committed, frame, message, terms, &mut spare.tally);
+        if pending.is_empty() {
+            self.pending = None;
+        }
+        taken
     }
 
     /// Queues bytes by writing them to the end of the last run.
     pub fn write(&mut self, spare: &mut SpareBuffers, write: impl FnOnce(&mut Vec<u8>)) {
+        let committed = self.committed();
+        if let Some(pending) = &mut self.pending {
+            pending.write(spare, write);
+            return pending.shed(committed, &mut spare.tally);
+        }
         let run = self.open_run(spare);
         let before = run.len();
         write(run);
@@ -83,6 +236,9 @@ impl Outbound {
     /// costs the kernel less than many; long ones and a first one go by reference.
     #[inline]
     pub fn push_shared(&mut self, spare: &mut SpareBuffers, frame: &SharedFrame) {
+        if self.pending.is_some() {
+            return self.push_shared_behind(spare, frame);
+        }
         if self.segments.is_empty() || frame.len() > COALESCE_BYTES_MAX {
             self.queued += frame.len();
             self.segments.push(Segment::Shared(frame.clone()));
@@ -91,15 +247,37 @@ impl Outbound {
         }
     }
 
+    #[cold]
+    fn push_shared_behind(&mut self, spare: &mut SpareBuffers, frame: &SharedFrame) {
+        let committed = self.committed();
+        if let Some(pending) = &mut self.pending {
+            pending.push_shared(spare, frame);
+            pending.shed(committed, &mut spare.tally);
+        }
+    }
+
     /// Queues a buffer of this client alone, from `start` on.
-    pub fn push_owned(&mut self, buf: Vec<u8>, start: usize) {
+    pub fn push_owned(&mut self, spare: &mut SpareBuffers, buf: Vec<u8>, start: usize) {
         let segment = Segment::Owned { buf, start };
+        let committed = self.committed();
+        if let Some(pending) = &mut self.pending {
+            pending.push_fixed(segment);
+            return pending.shed(committed, &mut spare.tally);
+        }
         self.queued += segment.len();
         self.segments.push(segment);
     }
 
-    /// What to send next, marked as on its way; none if nothing waits.
-    pub fn take_batch(&mut self) -> Option<SendBatch> {
+    /// What to send next, marked as on its way; none if nothing waits. `write_gap` writes a gap as
+    /// the client reads it.
+    pub fn take_batch(
+        &mut self,
+        spare: &mut SpareBuffers,
+        write_gap: impl Fn(&mut Vec<u8>, Gap<'_>),
+    ) -> Option<SendBatch> {
+        if let Some(pending) = self.pending.take() {
+            self.refill(pending, spare, write_gap);
+        }
         if self.queued == 0 {
             return None;
         }
@@ -129,6 +307,47 @@ impl Outbound {
         Some(batch)
     }
 
+    /// Moves what waits to the queue, as much as belongs there.
+    #[cold]
+    fn refill(
+        &mut self,
+        mut pending: Box<Pending>,
+        spare: &mut SpareBuffers,
+        write_gap: impl Fn(&mut Vec<u8>, Gap<'_>),
+    ) {
+        for _ in 0..PENDING_MOVES_MAX {
+            let committed = self.committed();
+            let fits = |bytes| committed == 0 || committed + bytes <= pending.terms().low;
+            if !pending.front_bytes().is_some_and(fits) {
+                break;
+            }
+            match pending.pop_front() {
+                Some(Taken::Segment(segment)) => {
+                    self.queued += segment.len();
+                    self.segments.push(segment);
+                }
+                Some(Taken::Message(frame)) => self.push_shared(spare, &frame),
+                Some(Taken::Gap {
+                    room,
+                    dropped,
+                    next_seq,
+                }) => {
+                    spare.tally.gaps += 1;
+                    let gap = Gap {
+                        room: &room,
+                        dropped,
+                        next_seq,
+                    };
+                    self.write(spare, |run| write_gap(run, gap));
+                }
+                None => break,
+            }
+        }
+        if !pending.is_empty() {
+            self.pending = Some(pending);
+        }
+    }
+
     /// The kernel took `bytes` of what is on its way.
     pub const fn on_sent(&mut self, bytes: usize) {
         self.in_flight = self.in_flight.saturating_sub(bytes);
@@ -138,7 +357,8 @@ impl Outbound {
     /// stays, so the stream still ends at a frame's boundary.
     pub fn clear_queued(&mut self) -> usize {
         self.segments = SmallVec::new();
-        std::mem::take(&mut self.queued)
+        let pending = self.pending.take().map_or(0, |pending| pending.cost());
+        std::mem::take(&mut self.queued) + pending
     }
 
     fn open_run(&mut self, spare: &mut SpareBuffers) -> &mut Vec<u8> {
@@ -155,78 +375,6 @@ impl Outbound {
         match self.segments.last_mut() {
             Some(Segment::Owned { buf, .. }) => buf,
             _ => unreachable!("invariant: an open run is the last segment"),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn short_frames_make_one_run_and_long_ones_go_by_reference() {
-        let mut spare = SpareBuffers::default();
-        let mut out = Outbound::default();
-        let short = SharedFrame::new(Bytes::from_static(b"short"));
-        let long = SharedFrame::new(Bytes::from(vec![7; COALESCE_BYTES_MAX + 1]));
-        out.push_shared(&mut spare, &short);
-        out.push_shared(&mut spare, &short);
-        out.write(&mut spare, |run| run.extend_from_slice(b"own"));
-        out.push_shared(&mut spare, &long);
-        let batch = out.take_batch().unwrap();
-        assert_eq!(batch.segments(), 3);
-        assert_eq!(batch.remaining(), 5 + 5 + 3 + long.len());
-        assert!(out.is_empty() && !out.is_drained());
-        out.on_sent(batch.remaining());
-        assert!(out.is_drained());
-        assert!(out.take_batch().is_none());
-    }
-
-    #[test]
-    fn clearing_keeps_what_is_on_its_way() {
-        let mut spare = SpareBuffers::default();
-        let mut out = Outbound::default();
-        out.write(&mut spare, |run| run.extend_from_slice(b"gone"));
-        let batch = out.take_batch().unwrap();
-        out.write(&mut spare, |run| run.extend_from_slice(b"dropped"));
-        assert_eq!(out.clear_queued(), 7);
-        assert_eq!(out.buffered_bytes(), 4);
-        spare.reclaim(batch);
-        assert_eq!(spare.0.len(), 1);
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_the_mix_every_byte_leaves_once_and_in_order(
-            pieces in proptest::collection::vec((0u8..3, 1usize..40_000), 1..60)
-        ) {
-            let mut spare = SpareBuffers::default();
-            let mut out = Outbound::default();
-            let (mut want, mut got) = (Vec::new(), Vec::new());
-            for (n, (kind, len)) in pieces.into_iter().enumerate() {
-                let bytes = vec![n as u8; len];
-                want.extend_from_slice(&bytes);
-                match kind {
-                    0 => out.write(&mut spare, |run| run.extend_from_slice(&bytes)),
-                    1 => out.push_owned(bytes, 0),
-                    _ => out.push_shared(&mut spare, &SharedFrame::new(bytes.into())),
-                }
-                prop_assert_eq!(out.buffered_bytes(), want.len());
-            }
-            while let Some(batch) = out.take_batch() {
-                prop_assert!(batch.segments() <= SEND_SEGMENTS_MAX);
-                prop_assert!(batch.segments() == 1 || batch.remaining() <= SEND_BATCH_BYTES_MAX);
-                for run in batch.pending() {
-                    got.extend_from_slice(run);
-                }
-                out.on_sent(batch.remaining());
-                spare.reclaim(batch);
-            }
-            prop_assert_eq!(got, want);
-            prop_assert!(out.is_drained());
         }
     }
 }

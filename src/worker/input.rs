@@ -189,7 +189,7 @@ impl Core {
                 State::Head(_) | State::Lingering { .. } => return,
             };
             let waits = direct.is_none() && mode.is_some();
-            if waits && state.outbound.buffered_bytes() >= high {
+            if waits && state.outbound.firm_bytes() >= high {
                 return self.stall(conn, input.remaining(), StallCause::Backlog);
             }
             let asks = matches!(mode, Some(Mode::Rooms(_))) && !input.is_empty();
@@ -305,7 +305,7 @@ impl Core {
         }
         let route = self.routes.get(state.route);
         let high = route.map_or(usize::MAX, |r| r.limits.buffered_bytes_high.0);
-        if matches!(state.state, State::Open { .. }) && state.outbound.buffered_bytes() >= high {
+        if matches!(state.state, State::Open { .. }) && state.outbound.firm_bytes() >= high {
             return self.stall(conn, &[], StallCause::Backlog);
         }
         let direct = match &mut state.state {
@@ -492,7 +492,7 @@ fn echo(
         match message.take_owned() {
             Ok(own) => {
                 let (buf, start) = own.into_frame(opcode);
-                return outbound.push_owned(buf, start);
+                return outbound.push_owned(spare, buf, start);
             }
             Err(message) => message,
         }

@@ -36,8 +36,8 @@ use crate::{
         counters::Counters,
         ids::CoreId,
         limits::{
-            ACCEPT_PAUSE, TURN_COMPLETIONS_MAX, TURN_DELIVERIES_MAX, TURN_MESH_BATCHES_MAX,
-            TURN_RESUMES_MAX, TURN_TIMERS_MAX,
+            ACCEPT_PAUSE, ROOM_TIMER_WEIGHT, TURN_COMPLETIONS_MAX, TURN_DELIVERIES_MAX,
+            TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
         },
         rng::Rng,
         sampler::Sampler,
@@ -47,7 +47,11 @@ use crate::{
     },
     config::{Config, CoreLimits, MachineShare},
     engine::{Chunk, CloseMode, ConnKey, Engine, Event, ListenerId},
-    hub::{Hub, Outputs, edge::Sessions, wire::Delivery},
+    hub::{
+        Hub, Outputs,
+        edge::Sessions,
+        wire::{Delivery, HomeRoomKey},
+    },
     proto::http1::HeadLimits,
     session::{addresses::Addresses, outbound::SpareBuffers},
 };
@@ -138,6 +142,8 @@ struct Core {
 enum Timer {
     Conn(ConnKey),
     ResumeAccept(ListenerId),
+    /// An interval of a coalescing room is over.
+    Room(HomeRoomKey),
 }
 
 /// What the engine is asked for.
@@ -385,6 +391,10 @@ impl<E: Engine> Worker<E> {
             fired += 1;
             match timer {
                 Timer::Conn(conn) => self.core.on_timer(conn),
+                Timer::Room(room) => {
+                    fired += ROOM_TIMER_WEIGHT - 1;
+                    self.core.on_room_timer(room);
+                }
                 Timer::ResumeAccept(listener) => self.engine.resume_accept(listener),
             }
         }
@@ -451,6 +461,15 @@ impl<E: Engine> Worker<E> {
         counters
             .announcements_suppressed_total
             .set(core.hub.announcements_suppressed());
+        counters.coalesced_total.set(core.hub.coalesced());
+        counters
+            .coalesce_flushes_early_total
+            .set(core.hub.flushed_early());
+        let tally = core.spare.tally();
+        counters.dropped_oldest_total.set(tally.dropped_oldest);
+        counters.dropped_newest_total.set(tally.dropped_newest);
+        counters.conflated_total.set(tally.conflated);
+        counters.gaps_total.set(tally.gaps);
         counters
             .user_sessions_refused_total
             .set(core.hub.user_sessions_refused());
@@ -526,6 +545,11 @@ impl Core {
             }
         }
         taken > 0
+    }
+
+    fn on_room_timer(&mut self, room: HomeRoomKey) {
+        self.hub.on_room_timer(room, &mut self.out);
+        self.drain_outputs();
     }
 
     fn take_delivery(&mut self, from: CoreId, delivery: Delivery) {

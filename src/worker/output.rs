@@ -1,6 +1,6 @@
 //! What clients get: answers, room messages, closes, and the one send of a turn.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use tracing::{debug, info};
 
@@ -27,10 +27,13 @@ use crate::{
         wire::{DirectMessage, LeaveReason, Reply},
     },
     proto::{
-        envelope::ErrorCode,
+        envelope::{ErrorCode, json},
         ws::{CloseCode, OpCode, close, header::push_frame},
     },
-    session::{Session, outbound::SpareBuffers},
+    session::{
+        Session,
+        outbound::{Gap, Handling, SpareBuffers, Terms},
+    },
 };
 
 /// Where a room's messages go.
@@ -46,31 +49,60 @@ pub(super) struct Members<'a> {
 
 impl Receivers for Members<'_> {
     #[inline]
-    fn deliver(&mut self, to: &Session, frame: &SharedFrame) {
+    fn deliver(&mut self, to: &Session, frame: &SharedFrame, handling: &Handling<'_>) {
         let key = to.transport;
         let Some(conn) = self.conns.get_mut(key) else {
             return;
         };
-        let high = match self.routes.get(conn.route) {
-            Some(route) => route.limits.buffered_bytes_high.0,
-            None => return,
-        };
-        // At the mark it takes no more: what is queued beyond it is at most one frame. What the
-        // kernel holds unsent counts once the queue itself has begun to grow.
-        if conn.outbound.buffered_bytes() + conn.unsent >= high {
-            self.counters.delivery_skipped_total.inc();
-            if self.slow.last() != Some(&key) {
-                self.slow.push(key);
-            }
+        let Some(route) = self.routes.get(conn.route) else {
             return;
+        };
+        let high = route.limits.buffered_bytes_high.0;
+        let low = route.limits.buffered_bytes_low.0;
+        match handling {
+            // At the mark it takes no more: what is queued beyond it is at most one frame. What
+            // the kernel holds unsent counts once the queue itself has begun to grow.
+            Handling::Firm => {
+                if conn.outbound.firm_bytes() + conn.unsent >= high {
+                    self.counters.delivery_skipped_total.inc();
+                    if self.slow.last() != Some(&key) {
+                        self.slow.push(key);
+                    }
+                    return;
+                }
+                conn.outbound.push_shared(self.spare, frame);
+            }
+            Handling::Ephemeral => {
+                if conn.outbound.is_behind(low) {
+                    return self.counters.dropped_ephemeral_total.inc();
+                }
+                conn.outbound.push_shared(self.spare, frame);
+            }
+            Handling::Droppable(message) => {
+                let terms = Terms {
+                    high,
+                    low,
+                    tells_gaps: to.encoding.has_envelope(),
+                };
+                if !conn.outbound.offer(self.spare, frame, message, terms) {
+                    // The gap goes behind something that is being sent already.
+                    return;
+                }
+            }
         }
-        conn.outbound.push_shared(self.spare, frame);
         *self.messages_out += 1;
         self.counters.delivered_total.inc();
         if !std::mem::replace(&mut conn.dirty, true) {
             self.dirty.push(key);
         }
     }
+}
+
+/// Writes a `gap` as its client reads it.
+fn write_gap(run: &mut Vec<u8>, gap: Gap<'_>) {
+    let mut payload = Vec::new();
+    json::push_gap(&mut payload, gap.room, gap.dropped, gap.next_seq);
+    push_frame(run, OpCode::Text, &payload);
 }
 
 impl Core {
@@ -92,6 +124,10 @@ impl Core {
                     self.hub.return_window(to, bytes);
                 }
                 Output::ReturnWindow { to, bytes } => self.mesh.return_window(to, bytes),
+                Output::WakeRoom { room, after_ms } => {
+                    let after = Duration::from_millis(after_ms.into());
+                    self.wheel.arm(self.now.mono.plus(after), Timer::Room(room));
+                }
                 Output::Message { to, payload } => self.send_text(to, &payload),
                 Output::Reply { to, id, reply } => self.send_reply(to, id.as_deref(), &reply),
                 Output::Direct { to, message } => self.send_direct(to, &message),
@@ -148,7 +184,7 @@ impl Core {
         let conn = session.transport;
         let high = self.route_of(conn).map(|r| r.limits.buffered_bytes_high.0);
         let full = self.conns.get(conn).is_some_and(|state| {
-            high.is_some_and(|high| state.outbound.buffered_bytes() + state.unsent >= high)
+            high.is_some_and(|high| state.outbound.firm_bytes() + state.unsent >= high)
         });
         if full {
             return self.evict(conn);
@@ -172,13 +208,13 @@ impl Core {
         let limits = self.routes.get(state.route).map(|route| &route.limits);
         let patience = limits.map(|limits| limits.buffered_time_max.0);
         let high = limits.map_or(usize::MAX, |limits| limits.buffered_bytes_high.0);
-        if state.outbound.buffered_bytes() >= high && state.above_high_since.is_none() {
+        if state.outbound.firm_bytes() >= high && state.above_high_since.is_none() {
             state.above_high_since = Some(now);
         }
         if state.sending {
             return None;
         }
-        let batch = state.outbound.take_batch()?;
+        let batch = state.outbound.take_batch(&mut self.spare, write_gap)?;
         state.sending = true;
         state.last_progress = now;
         // Once nothing is left behind it, the ping is in this batch.
@@ -224,11 +260,11 @@ impl Core {
         state.last_progress = self.now.mono;
         let route = self.routes.get(state.route).map(Rc::clone);
         if let Some(route) = &route {
-            let buffered = state.outbound.buffered_bytes();
-            if buffered < route.limits.buffered_bytes_high.0 {
+            let firm = state.outbound.firm_bytes();
+            if firm < route.limits.buffered_bytes_high.0 {
                 state.above_high_since = None;
             }
-            if buffered <= route.limits.buffered_bytes_low.0 {
+            if firm <= route.limits.buffered_bytes_low.0 {
                 state.unsent = 0;
             }
         }
@@ -259,7 +295,7 @@ impl Core {
             None => 0,
         };
         let waits = |stall: &super::conn::Stall| stall.cause == StallCause::Backlog;
-        if state.stalled.as_deref().is_some_and(waits) && state.outbound.buffered_bytes() <= low {
+        if state.stalled.as_deref().is_some_and(waits) && state.outbound.firm_bytes() <= low {
             self.caught_up.push_back(conn);
         }
         if state.outbound.is_drained()

@@ -7,6 +7,7 @@ mod connections;
 mod limits;
 mod members;
 mod net;
+mod policies;
 mod rooms;
 
 /// A message that ends so makes the handler panic, in tests alone.

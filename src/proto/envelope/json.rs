@@ -433,6 +433,16 @@ pub fn push_identity(out: &mut Vec<u8>, client: ClientId, user: Option<&str>) {
     }
 }
 
+/// Appends a `gap`: `dropped` messages of `room` are missing here, and `next_seq` is the place
+/// behind the last of them.
+pub fn push_gap(out: &mut Vec<u8>, room: &str, dropped: u64, next_seq: u64) {
+    Object::new(out, "gap")
+        .string("room", room)
+        .number("dropped", dropped)
+        .number("next_seq", next_seq)
+        .end();
+}
+
 /// Appends a JSON string.
 pub fn push_string(out: &mut Vec<u8>, value: &str) {
     serde_json::to_writer(out, value).expect("invariant: writing to memory does not fail");

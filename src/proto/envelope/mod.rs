@@ -125,6 +125,8 @@ pub enum ErrorCode {
     NotJoined,
     /// The client sends too much.
     RateLimited,
+    /// `data` is longer than the room allows.
+    TooLarge,
     /// Too much for now; try again.
     Overloaded,
 }
@@ -141,6 +143,7 @@ impl ErrorCode {
             Self::TooManyRooms => "TOO_MANY_ROOMS",
             Self::NotJoined => "NOT_JOINED",
             Self::RateLimited => "RATE_LIMITED",
+            Self::TooLarge => "TOO_LARGE",
             Self::Overloaded => "OVERLOADED",
         }
     }

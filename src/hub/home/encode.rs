@@ -1,0 +1,166 @@
+//! A room's messages as frames: once per encoding, whoever gets them.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+
+use super::Room;
+use crate::{
+    base::ids::{ClientId, Encoding},
+    hub::wire::{Frames, LeaveReason, Payload},
+    proto::{
+        envelope::json::{self, Object},
+        ws::header::{self, HEADER_BYTES_MAX, OpCode, UNMASKED_HEADER_BYTES_MAX, push_frame},
+    },
+};
+
+/// What an envelope adds to its data at most: names, ids and numbers at their limits, with room
+/// for escapes.
+pub(super) const MESSAGE_ENVELOPE_BYTES: usize = 512;
+
+/// A message that has its place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Message<'a> {
+    /// None if it is ephemeral.
+    pub(super) seq: Option<u64>,
+    pub(super) ts: u64,
+    pub(super) client: ClientId,
+    pub(super) user: Option<&'a str>,
+    pub(super) payload: Payload,
+    pub(super) data: &'a [u8],
+    pub(super) mid: Option<&'a str>,
+    pub(super) key: Option<&'a str>,
+}
+
+impl Message<'_> {
+    /// The frame of this message alone for a room's JSON members.
+    pub(super) fn json_frame(&self, prefix: &[u8]) -> Bytes {
+        let bytes = prefix.len() + self.data.len() + MESSAGE_ENVELOPE_BYTES / 2;
+        encode(OpCode::Text, bytes, |out| self.write_json(prefix, out))
+    }
+
+    /// The frame of this message alone for raw members.
+    pub(super) fn raw_frame(&self) -> Bytes {
+        encode(self.raw_opcode(), self.data.len(), |out| {
+            out.extend_from_slice(self.data);
+        })
+    }
+
+    fn write_json(&self, prefix: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(prefix);
+        let mut object = Object::resume(out);
+        if let Some(seq) = self.seq {
+            object = object.number("seq", seq);
+        }
+        object = object
+            .optional("mid", self.mid)
+            .number("ts", self.ts)
+            .identity("from", self.client, self.user)
+            .optional("key", self.key);
+        match (self.payload, std::str::from_utf8(self.data)) {
+            (Payload::Json, _) => object.raw("data", self.data),
+            (Payload::RawText, Ok(text)) => object.string("data", text),
+            // Bytes have no JSON of their own: base64, as in a data URL.
+            (Payload::RawText | Payload::RawBinary, _) => {
+                use base64::{Engine, prelude::BASE64_STANDARD};
+                object.string("data", &BASE64_STANDARD.encode(self.data))
+            }
+        }
+        .end();
+    }
+
+    const fn raw_opcode(&self) -> OpCode {
+        match self.payload {
+            Payload::Json | Payload::RawText => OpCode::Text,
+            Payload::RawBinary => OpCode::Binary,
+        }
+    }
+}
+
+/// One text message for all of `messages`, which follow the place `sent`: an array, with a `gap`
+/// before each message that others are missing before. One to which nothing is missing stands by
+/// itself.
+pub(super) fn json_batch(room: &str, prefix: &[u8], sent: u64, messages: &[Message<'_>]) -> Bytes {
+    if let [only] = messages
+        && only.seq.is_none_or(|seq| seq == sent + 1)
+    {
+        return only.json_frame(prefix);
+    }
+    let data: usize = messages.iter().map(|message| message.data.len()).sum();
+    let bytes = data + messages.len() * (prefix.len() + MESSAGE_ENVELOPE_BYTES / 2);
+    encode(OpCode::Text, bytes, |out| {
+        let mut next = sent + 1;
+        out.push(b'[');
+        for (n, message) in messages.iter().enumerate() {
+            if n > 0 {
+                out.push(b',');
+            }
+            if let Some(seq) = message.seq {
+                if seq > next {
+                    json::push_gap(out, room, seq - next, seq);
+                    out.push(b',');
+                }
+                next = seq + 1;
+            }
+            message.write_json(prefix, out);
+        }
+        out.push(b']');
+    })
+}
+
+/// The frames of all `messages`, one behind the other, for raw members.
+pub(super) fn raw_batch(messages: &[Message<'_>]) -> Bytes {
+    let bytes = |message: &Message<'_>| UNMASKED_HEADER_BYTES_MAX + message.data.len();
+    let mut frames = Vec::with_capacity(messages.iter().map(bytes).sum());
+    for message in messages {
+        push_frame(&mut frames, message.raw_opcode(), message.data);
+    }
+    frames.into()
+}
+
+/// `{"type":"message","room":"…"`: how all messages of a room begin.
+pub(super) fn message_prefix(room: &str) -> Box<[u8]> {
+    let mut prefix = Vec::new();
+    prefix.extend_from_slice(b"{\"type\":\"message\",\"room\":");
+    json::push_string(&mut prefix, room);
+    prefix.into_boxed_slice()
+}
+
+/// `user_joined` or `user_left`.
+pub(super) fn announcement(
+    room: &Room,
+    kind: &'static str,
+    client: ClientId,
+    user: &Option<Arc<str>>,
+    reason: Option<LeaveReason>,
+) -> Frames {
+    let frame = encode(OpCode::Text, MESSAGE_ENVELOPE_BYTES, |out| {
+        Object::new(out, kind)
+            .string("room", &room.name)
+            .optional("user", user.as_deref())
+            .string("client", &client.to_string())
+            .number("members", room.members.len() as u64)
+            .optional("reason", reason.map(LeaveReason::as_str))
+            .end();
+    });
+    let mut frames = Frames::default();
+    frames.by_encoding[Encoding::Json.index()] = Some(frame);
+    frames
+}
+
+/// Encodes one unmasked frame whose payload `write` appends: about `payload_bytes` long.
+fn encode(opcode: OpCode, payload_bytes: usize, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    // The header's length depends on the payload's: the payload is written behind the longest
+    // header, and the header then right before it.
+    let mut buf = Vec::with_capacity(UNMASKED_HEADER_BYTES_MAX + payload_bytes);
+    buf.resize(UNMASKED_HEADER_BYTES_MAX, 0);
+    write(&mut buf);
+    let payload_len = (buf.len() - UNMASKED_HEADER_BYTES_MAX) as u64;
+    let mut header = [0; HEADER_BYTES_MAX];
+    let header_len = header::encode(true, opcode, payload_len, None, &mut header);
+    let start = UNMASKED_HEADER_BYTES_MAX - header_len;
+    buf[start..UNMASKED_HEADER_BYTES_MAX].copy_from_slice(&header[..header_len]);
+    let mut frame = Bytes::from(buf);
+    frame.advance(start);
+    frame
+}

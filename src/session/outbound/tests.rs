@@ -1,0 +1,74 @@
+//! The queue by itself.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+
+fn no_gaps(_: &mut Vec<u8>, gap: Gap<'_>) {
+    panic!("{gap:?}");
+}
+
+#[test]
+fn short_frames_make_one_run_and_long_ones_go_by_reference() {
+    let mut spare = SpareBuffers::default();
+    let mut out = Outbound::default();
+    let short = SharedFrame::new(Bytes::from_static(b"short"));
+    let long = SharedFrame::new(Bytes::from(vec![7; COALESCE_BYTES_MAX + 1]));
+    out.push_shared(&mut spare, &short);
+    out.push_shared(&mut spare, &short);
+    out.write(&mut spare, |run| run.extend_from_slice(b"own"));
+    out.push_shared(&mut spare, &long);
+    let batch = out.take_batch(&mut spare, no_gaps).unwrap();
+    assert_eq!(batch.segments(), 3);
+    assert_eq!(batch.remaining(), 5 + 5 + 3 + long.len());
+    assert!(out.is_empty() && !out.is_drained());
+    out.on_sent(batch.remaining());
+    assert!(out.is_drained());
+    assert!(out.take_batch(&mut spare, no_gaps).is_none());
+}
+
+#[test]
+fn clearing_keeps_what_is_on_its_way() {
+    let mut spare = SpareBuffers::default();
+    let mut out = Outbound::default();
+    out.write(&mut spare, |run| run.extend_from_slice(b"gone"));
+    let batch = out.take_batch(&mut spare, no_gaps).unwrap();
+    out.write(&mut spare, |run| run.extend_from_slice(b"dropped"));
+    assert_eq!(out.clear_queued(), 7);
+    assert_eq!(out.buffered_bytes(), 4);
+    spare.reclaim(batch);
+    assert_eq!(spare.empty.len(), 1);
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_mix_every_byte_leaves_once_and_in_order(
+        pieces in proptest::collection::vec((0u8..3, 1usize..40_000), 1..60)
+    ) {
+        let mut spare = SpareBuffers::default();
+        let mut out = Outbound::default();
+        let (mut want, mut got) = (Vec::new(), Vec::new());
+        for (n, (kind, len)) in pieces.into_iter().enumerate() {
+            let bytes = vec![n as u8; len];
+            want.extend_from_slice(&bytes);
+            match kind {
+                0 => out.write(&mut spare, |run| run.extend_from_slice(&bytes)),
+                1 => out.push_owned(&mut spare, bytes, 0),
+                _ => out.push_shared(&mut spare, &SharedFrame::new(bytes.into())),
+            }
+            prop_assert_eq!(out.buffered_bytes(), want.len());
+        }
+        while let Some(batch) = out.take_batch(&mut spare, no_gaps) {
+            prop_assert!(batch.segments() <= SEND_SEGMENTS_MAX);
+            prop_assert!(batch.segments() == 1 || batch.remaining() <= SEND_BATCH_BYTES_MAX);
+            for run in batch.pending() {
+                got.extend_from_slice(run);
+            }
+            out.on_sent(batch.remaining());
+            spare.reclaim(batch);
+        }
+        prop_assert_eq!(got, want);
+        prop_assert!(out.is_drained());
+    }
+}
