@@ -7,8 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{Config, ConfigError, Listen, Log, LogFormat},
+    config::{ConfigError, Flags, Log, LogFormat},
     server::{Server, ServerError},
+    sources::Sources,
 };
 
 /// A WebSocket edge gateway: rooms, presence and fan-out on one io_uring per core.
@@ -55,7 +56,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Serve(args)) => args,
         None => cli.serve,
     };
-    let config = load(&args)?;
+    let (config, _) = sources(args).load()?;
     start_logging(&config.log)?;
     let format = config.log.format;
     let server = Server::start(config)?;
@@ -79,30 +80,13 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if is_config || is_usage { 2 } else { 1 }
 }
 
-fn load(args: &ServeArgs) -> anyhow::Result<Config> {
-    let file = match &args.config {
-        Some(path) => {
-            let name = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|e| ConfigError::Invalid {
-                origin: name.clone(),
-                message: e.to_string(),
-            })?;
-            Some((name, text))
-        }
-        None => None,
+fn sources(args: ServeArgs) -> Sources {
+    let flags = Flags {
+        listen: args.listen,
+        cores: args.cores,
+        demo: args.demo,
     };
-    let file = file
-        .as_ref()
-        .map(|(name, text)| (name.as_str(), text.as_str()));
-    let mut config = Config::load(file, &args.settings)?;
-    if let Some(listen) = args.listen {
-        config.server.listen = Listen(vec![listen]);
-    }
-    if let Some(cores) = &args.cores {
-        config.server.cores.clone_from(cores);
-    }
-    config.server.demo |= args.demo;
-    Ok(config)
+    Sources::new(args.config, args.settings, flags)
 }
 
 fn start_logging(log: &Log) -> anyhow::Result<()> {

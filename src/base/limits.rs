@@ -83,3 +83,6 @@ pub const EVICTION_LINGER: Duration = Duration::from_secs(1);
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the gateway waits at its end for clients to take their close.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of one configuration file.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;

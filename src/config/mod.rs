@@ -5,6 +5,7 @@
 
 mod cores;
 mod defaults;
+mod layers;
 mod rooms;
 mod routes;
 mod sections;
@@ -13,6 +14,7 @@ mod units;
 use serde::Deserialize;
 
 pub use cores::{CoreConfig, CoreFile, CoreLimits, MachineShare};
+pub use layers::{Flags, Layers, Provenance, Text};
 pub use rooms::{Delivery, PublishBy, RoomMatch, RoomOptions, Rooms, SlowClient};
 pub use routes::{Mode, Route, RouteLimits};
 pub use sections::{
