@@ -11,7 +11,7 @@ use std::{
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    base::limits::CONFIG_FILE_BYTES_MAX,
+    base::limits::{CONFIG_FILE_BYTES_MAX, CORES_MAX},
     config::{Config, ConfigError, Flags, Layers, Provenance, Text, VARIABLE_PREFIX},
 };
 
@@ -133,14 +133,17 @@ impl Sources {
             // Only one spelling of each number, so that no worker has two files.
             let core = stem.and_then(|stem| {
                 let core: u16 = stem.parse().ok()?;
-                (core.to_string() == stem).then_some(core)
+                (core < CORES_MAX && core.to_string() == stem).then_some(core)
             });
             match core {
                 Some(core) => found.push((core, path)),
                 None => strange.push((
                     path.display().to_string(),
-                    "this file is for no worker; expected its number as the name, from 0.toml"
-                        .to_owned(),
+                    format!(
+                        "this file is for no worker; expected its number as the name, from \
+                         0.toml to {}.toml",
+                        CORES_MAX - 1
+                    ),
                 )),
             }
         }

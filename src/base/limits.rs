@@ -86,3 +86,11 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes of one configuration file.
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Problems of a configuration that are told at once.
+pub const CONFIG_PROBLEMS_MAX: usize = 200;
+/// Routes of a configuration.
+pub const ROUTES_MAX: usize = 64;
+/// Entries of `[[rooms.match]]`: each new room's name is held against all of them.
+pub const ROOM_MATCHES_MAX: usize = 256;
+/// Workers that may have settings of their own.
+pub const CORES_MAX: u16 = 1024;

@@ -104,6 +104,9 @@ impl Layers {
         );
         contradictions.retain(|one| findings.is_worth_telling(one));
         for one in contradictions {
+            if findings.is_full() {
+                break;
+            }
             let problem = located(one, &findings.provenance, &sources);
             findings.problems.push(problem);
         }

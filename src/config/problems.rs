@@ -2,8 +2,8 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range, sync::Arc};
 
-/// Problems told at once; beyond them only their number.
-const PROBLEMS_SHOWN_MAX: usize = 100;
+use crate::base::limits::CONFIG_PROBLEMS_MAX;
+
 /// Characters of a source line that are shown.
 const EXCERPT_CHARS_MAX: usize = 160;
 
@@ -27,7 +27,8 @@ pub enum ConfigError {
     Contradictory(Vec<String>),
 }
 
-/// All problems of one configuration, in the order of the layers and of the lines in them.
+/// All problems of one configuration, at most [`CONFIG_PROBLEMS_MAX`], in the order of the layers and
+/// of the lines in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -51,7 +52,7 @@ pub struct Problem {
 pub struct Excerpt {
     /// Its number, from 1.
     pub number: usize,
-    /// Its text.
+    /// Its text, cut where it is too long to show.
     pub line: String,
     /// The characters in question.
     pub marked: Range<usize>,
@@ -159,15 +160,16 @@ impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.len() {
             1 => f.write_str("the configuration has 1 error\n")?,
+            CONFIG_PROBLEMS_MAX => writeln!(
+                f,
+                "the configuration has {CONFIG_PROBLEMS_MAX} errors or more"
+            )?,
             n => writeln!(f, "the configuration has {n} errors")?,
         }
-        for problem in self.0.iter().take(PROBLEMS_SHOWN_MAX) {
+        for problem in &self.0 {
             write!(f, "\n{problem}\n")?;
         }
-        match self.0.len().checked_sub(PROBLEMS_SHOWN_MAX) {
-            Some(more) if more > 0 => write!(f, "\nand {more} more"),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -219,7 +221,7 @@ impl Source<'_> {
                 };
                 let excerpt = Excerpt {
                     number,
-                    line: line.to_owned(),
+                    line: line.chars().take(EXCERPT_CHARS_MAX).collect(),
                     marked,
                 };
                 return (origin, Some(excerpt));

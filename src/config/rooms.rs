@@ -6,6 +6,7 @@ use super::{
     AllPublishBy, ByteSize, Config,
     schema::{list, table},
 };
+use crate::base::limits::ROOM_MATCHES_MAX;
 
 table! {
     /// `[rooms]`
@@ -51,7 +52,7 @@ table! {
     }
 }
 
-list!(RoomMatch, "name");
+list!(RoomMatch, ROOM_MATCHES_MAX, "name");
 
 /// Who may publish to a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -6,6 +6,7 @@ use super::{
     ByteSize, Config, Limits, Span,
     schema::{list, table},
 };
+use crate::base::limits::ROUTES_MAX;
 
 table! {
     /// `[[routes]]`
@@ -22,7 +23,7 @@ table! {
     }
 }
 
-list!(Route, "path", "mode");
+list!(Route, ROUTES_MAX, "path", "mode");
 
 /// What a route serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -228,16 +228,17 @@ macro_rules! first {
 
 pub(super) use {first, table};
 
-/// Makes `Vec<$table>` a list of tables, `[[…]]`, whose entries must have the keys `$required`.
+/// Makes `Vec<$table>` a list of at most `$max` tables, `[[…]]`, whose entries must have the keys
+/// `$required`.
 macro_rules! list {
-    ($table:ty, $($required:literal),+) => {
+    ($table:ty, $max:expr, $($required:literal),+) => {
         impl $crate::config::schema::Node for Vec<$table> {
             fn read(
                 &mut self,
                 given: $crate::config::walk::Given<'_>,
                 walk: &mut $crate::config::walk::Walk<'_>,
             ) {
-                if let Some(list) = walk.list(given, &[$($required),+]) {
+                if let Some(list) = walk.list(given, &[$($required),+], $max) {
                     *self = list;
                 }
             }

@@ -630,3 +630,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn there_are_bounds_for_everything() {
+    let routes: String = (0..70)
+        .map(|n| format!("[[routes]]\npath = \"/{n}\"\nmode = \"echo\"\n"))
+        .collect();
+    assert_eq!(
+        told(&main_file(&routes)),
+        ["t.toml:193:1: routes: there are too many; expected 64 at most"]
+    );
+    assert_eq!(
+        told(&main_file("[cores.1024]\n[cores.01]\n[cores.1023]\n")).len(),
+        2
+    );
+    let strange: String = (0..1000).map(|n| format!("k{n} = 1\n")).collect();
+    assert_eq!(told(&main_file(&strange)).len(), 200);
+    // One line as long as a file may be.
+    let strange: String = (0..30_000).map(|n| format!("k{n} = 1, ")).collect();
+    let told = told(&main_file(&format!("limits = {{ {strange} }}")));
+    assert_eq!(told.len(), 200);
+}

@@ -18,6 +18,8 @@ use super::{
     schema::{Key, Leaf, Node, Visit, lengthen, within},
 };
 
+use crate::base::limits::{CONFIG_PROBLEMS_MAX, CORES_MAX};
+
 /// A value of a layer, with the key that it is given for.
 #[derive(Clone, Debug)]
 pub(super) struct Given<'a> {
@@ -34,6 +36,13 @@ pub(super) struct Findings {
     pub(super) broken: BTreeSet<String>,
     /// Whether keys may be missing because a text could not be understood.
     pub(super) incomplete: bool,
+}
+
+impl Findings {
+    /// Whether no more problems are gathered.
+    pub(super) fn is_full(&self) -> bool {
+        self.problems.len() >= CONFIG_PROBLEMS_MAX
+    }
 }
 
 /// A walk over one layer.
@@ -117,11 +126,12 @@ impl<'w> Walk<'w> {
             .collect()
     }
 
-    /// A list of tables, each of which must have the keys `required`.
+    /// A list of at most `max` tables, each of which must have the keys `required`.
     pub(super) fn list<T: Node + Default>(
         &mut self,
         given: Given<'_>,
         required: &[&str],
+        max: usize,
     ) -> Option<Vec<T>> {
         let DeValue::Array(array) = given.value.into_inner() else {
             let path = &self.path;
@@ -139,6 +149,10 @@ impl<'w> Walk<'w> {
         let mut list = Vec::new();
         for (n, value) in array.into_iter().enumerate() {
             let span = value.span();
+            if n == max {
+                self.fault(&span, format!("there are too many; expected {max} at most"));
+                break;
+            }
             let has = |name: &str| {
                 let table = value.get_ref().as_table();
                 table.is_none_or(|table| table.contains_key(name))
@@ -207,6 +221,9 @@ impl<'w> Walk<'w> {
 
     /// Says that there is no such key.
     pub(super) fn unknown(&mut self, name: &str, span: Range<usize>, siblings: &[&str]) {
+        if self.findings.is_full() {
+            return;
+        }
         let nearest = suggest(&self.path, name, siblings);
         let hint = nearest.map_or_else(String::new, |near| {
             let near = match self.source {
@@ -260,6 +277,9 @@ impl<'w> Walk<'w> {
     }
 
     fn problem(&mut self, span: &Range<usize>, key: Option<String>, message: String) {
+        if self.findings.is_full() {
+            return;
+        }
         let (origin, excerpt) = self.source.locate(span);
         self.findings.problems.push(Problem {
             origin,
@@ -308,12 +328,14 @@ const QUOTED_CHARS_MAX: usize = 60;
 impl Node for BTreeMap<u16, CoreFile> {
     fn read(&mut self, given: Given<'_>, walk: &mut Walk<'_>) {
         for (name, given) in walk.entries(given) {
-            let number = name.parse().ok().filter(|n: &u16| n.to_string() == name);
+            // Only one spelling of each number, so that no worker is told of twice.
+            let is_worker = |n: &u16| *n < CORES_MAX && n.to_string() == name;
+            let number = name.parse().ok().filter(is_worker);
             walk.within(&name, |walk| match number {
                 Some(core) => self.entry(core).or_default().read(given, walk),
                 None => walk.fault(
                     &given.key_span,
-                    "expected a worker's number, from 0".to_owned(),
+                    format!("expected a worker's number, from 0 to {}", CORES_MAX - 1),
                 ),
             });
         }
