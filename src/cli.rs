@@ -1,14 +1,15 @@
 //! L6: the command line.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io::Write as _, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{Config, ConfigError, Listen, Log, LogFormat},
+    config::{ConfigError, Flags, Log, LogFormat},
     server::{Server, ServerError},
+    sources::Sources,
 };
 
 /// A WebSocket edge gateway: rooms, presence and fan-out on one io_uring per core.
@@ -18,18 +19,20 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: ServeArgs,
+    serve: Args,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway (the default).
-    Serve(ServeArgs),
+    Serve(Args),
+    /// Check the configuration and print what it comes to, with the source of each value.
+    Check(Args),
 }
 
-#[derive(Debug, Args)]
-struct ServeArgs {
-    /// Configuration file (TOML).
+#[derive(Debug, clap::Args)]
+struct Args {
+    /// Configuration file (TOML). Files `cores/N.toml` beside it say what worker N does differently.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where clients connect [default: 127.0.0.1:8080].
@@ -41,7 +44,7 @@ struct ServeArgs {
     /// Serve /echo as well.
     #[arg(long)]
     demo: bool,
-    /// Set one configuration key, as `limits.ping_interval=10s`.
+    /// Set one configuration key, as `limits.ping_interval=10s` or `cores.0.cpu=4`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -51,23 +54,38 @@ struct ServeArgs {
 /// # Errors
 /// With a chain of reasons for people. [`exit_code`] knows what it means for scripts.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
-    let args = match cli.command {
-        Some(Command::Serve(args)) => args,
-        None => cli.serve,
-    };
-    let config = load(&args)?;
+    match cli.command {
+        Some(Command::Serve(args)) => serve(args),
+        Some(Command::Check(args)) => check(args),
+        None => serve(cli.serve),
+    }
+}
+
+fn serve(args: Args) -> anyhow::Result<()> {
+    let (config, _) = sources(args).load()?;
     start_logging(&config.log)?;
     let format = config.log.format;
     let server = Server::start(config)?;
     if format == LogFormat::Text {
-        use std::io::Write;
-        // A closed standard output is no reason not to serve.
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(server.banner().as_bytes());
-        let _ = out.flush();
+        print(&server.banner());
     }
     server.wait()?;
     Ok(())
+}
+
+/// All that is printed is a configuration again.
+fn check(args: Args) -> anyhow::Result<()> {
+    let (config, provenance) = sources(args).load()?;
+    print(&config.show(&provenance));
+    print("\n# configuration is valid\n");
+    Ok(())
+}
+
+fn print(text: &str) {
+    // A closed standard output is no reason not to serve.
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
 }
 
 /// 2 if the command line or the configuration is wrong, else 1.
@@ -79,30 +97,13 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if is_config || is_usage { 2 } else { 1 }
 }
 
-fn load(args: &ServeArgs) -> anyhow::Result<Config> {
-    let file = match &args.config {
-        Some(path) => {
-            let name = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|e| ConfigError::Invalid {
-                origin: name.clone(),
-                message: e.to_string(),
-            })?;
-            Some((name, text))
-        }
-        None => None,
+fn sources(args: Args) -> Sources {
+    let flags = Flags {
+        listen: args.listen,
+        cores: args.cores,
+        demo: args.demo,
     };
-    let file = file
-        .as_ref()
-        .map(|(name, text)| (name.as_str(), text.as_str()));
-    let mut config = Config::load(file, &args.settings)?;
-    if let Some(listen) = args.listen {
-        config.server.listen = Listen(vec![listen]);
-    }
-    if let Some(cores) = &args.cores {
-        config.server.cores.clone_from(cores);
-    }
-    config.server.demo |= args.demo;
-    Ok(config)
+    Sources::new(args.config, args.settings, flags)
 }
 
 fn start_logging(log: &Log) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@
 //! - [`handler`]: the modes
 //! - [`engine`], [`worker`]: system calls; one turn after the other on each core
 //! - [`control`]: the operator's interface
-//! - [`server`], [`cli`]: start and end
+//! - [`sources`], [`server`], [`cli`]: what the configuration is read from; start and end
 
 pub mod base;
 pub mod bridge;
@@ -22,4 +22,5 @@ pub mod hub;
 pub mod proto;
 pub mod server;
 pub mod session;
+pub mod sources;
 pub mod worker;

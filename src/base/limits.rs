@@ -96,8 +96,6 @@ pub const RATE_BREACH_WINDOW: Duration = Duration::from_secs(10);
 pub const IDLE_ADDRESSES_MAX: usize = 65_536;
 /// Refused connections that a core lets read their refusal; more are reset.
 pub const REFUSALS_LINGERING_MAX: u32 = 1024;
-/// Routes that one configuration may have.
-pub const ROUTES_MAX: usize = 256;
 /// Least pace of a drain, in closes per second and core: few clients need not be spread.
 pub const DRAIN_CLOSES_PER_SECOND_MIN: u64 = 50;
 /// How long a close waits for the end of a message that the client has begun.
@@ -125,3 +123,14 @@ pub const EVICTION_LINGER: Duration = Duration::from_secs(1);
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the process waits for its workers beyond the drain's deadline.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// Bytes of one configuration file.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Problems of a configuration that are told at once.
+pub const CONFIG_PROBLEMS_MAX: usize = 200;
+/// Routes of a configuration.
+pub const ROUTES_MAX: usize = 64;
+/// Entries of `[[rooms.match]]`: each new room's name is held against all of them.
+pub const ROOM_MATCHES_MAX: usize = 256;
+/// Workers that may have settings of their own.
+pub const CORES_MAX: u16 = 1024;

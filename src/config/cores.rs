@@ -2,44 +2,71 @@
 
 use std::net::SocketAddr;
 
-use serde::Deserialize;
+use super::{ByteSize, Config, Engine, EngineKind, Listen, Span, schema::table};
 
-use super::{ByteSize, Config, Engine, EngineKind, Listen, Span};
+table! {
+    /// One worker's file. What is given replaces what the main file says for all.
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub struct CoreFile {
+        /// The processor it runs on, in place of its share of `server.cores`.
+        pub cpu: Option<u32> = Restart;
+        /// Where it accepts connections, in place of `server.listen`.
+        pub listen: Option<Listen> = Restart replaces "server.listen";
+        /// The paths of the routes that it serves, in place of all.
+        pub routes: Option<Vec<String>> = New;
+        /// In place of `server.backlog`.
+        pub backlog: Option<u32> = Restart replaces "server.backlog";
+        /// In place of `engine.kind`.
+        pub engine: Option<EngineKind> = Restart replaces "engine.kind";
+        /// In place of `engine.ring_entries`.
+        pub ring_entries: Option<u32> = Restart replaces "engine.ring_entries";
+        /// In place of `engine.cq_entries`.
+        pub cq_entries: Option<u32> = Restart replaces "engine.cq_entries";
+        /// In place of `engine.recv_buffers`.
+        pub recv_buffers: Option<u16> = Restart replaces "engine.recv_buffers";
+        /// In place of `engine.recv_buffer_bytes`.
+        pub recv_buffer_bytes: Option<ByteSize> = Restart replaces "engine.recv_buffer_bytes";
+        /// In place of `engine.accept_batch`.
+        pub accept_batch: Option<u32> = Restart replaces "engine.accept_batch";
+        /// In place of `engine.busy_poll`.
+        pub busy_poll: Option<Span> = Restart replaces "engine.busy_poll";
+        /// In place of `engine.coalesce`.
+        pub coalesce: Option<ByteSize> = Restart replaces "engine.coalesce";
+        /// In place of `limits.connections_max`.
+        pub connections_max: Option<u32> = New replaces "limits.connections_max";
+        /// In place of `limits.handshakes_inflight_max`.
+        pub handshakes_inflight_max: Option<u32> = New replaces "limits.handshakes_inflight_max";
+        /// In place of `limits.memory_budget`.
+        pub memory_budget: Option<ByteSize> = Open replaces "limits.memory_budget";
+    }
+}
 
-/// One worker's file. What is given replaces what the main file says for all.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CoreFile {
-    /// The processor it runs on, in place of its share of `server.cores`.
-    pub cpu: Option<u32>,
-    /// Where it accepts connections, in place of `server.listen`.
-    pub listen: Option<Listen>,
-    /// The paths of the routes that it serves, in place of all.
-    pub routes: Option<Vec<String>>,
-    /// In place of `server.backlog`.
-    pub backlog: Option<u32>,
-    /// In place of `engine.kind`.
-    pub engine: Option<EngineKind>,
-    /// In place of `engine.ring_entries`.
-    pub ring_entries: Option<u32>,
-    /// In place of `engine.cq_entries`.
-    pub cq_entries: Option<u32>,
-    /// In place of `engine.recv_buffers`.
-    pub recv_buffers: Option<u16>,
-    /// In place of `engine.recv_buffer_bytes`.
-    pub recv_buffer_bytes: Option<ByteSize>,
-    /// In place of `engine.accept_batch`.
-    pub accept_batch: Option<u32>,
-    /// In place of `engine.busy_poll`.
-    pub busy_poll: Option<Span>,
-    /// In place of `engine.coalesce`.
-    pub coalesce: Option<ByteSize>,
-    /// In place of `limits.connections_max`.
-    pub connections_max: Option<u32>,
-    /// In place of `limits.handshakes_inflight_max`.
-    pub handshakes_inflight_max: Option<u32>,
-    /// In place of `limits.memory_budget`.
-    pub memory_budget: Option<ByteSize>,
+impl CoreFile {
+    /// Forgets what stands in place of `main`, a key of the main sections; gives the names of
+    /// the keys forgotten.
+    pub(super) fn forget(&mut self, main: &str) -> Option<&'static str> {
+        match main {
+            "server.listen" => self.listen.take().map(|_| "listen"),
+            "server.backlog" => self.backlog.take().map(|_| "backlog"),
+            "engine.kind" => self.engine.take().map(|_| "engine"),
+            "engine.ring_entries" => self.ring_entries.take().map(|_| "ring_entries"),
+            "engine.cq_entries" => self.cq_entries.take().map(|_| "cq_entries"),
+            "engine.recv_buffers" => self.recv_buffers.take().map(|_| "recv_buffers"),
+            "engine.recv_buffer_bytes" => {
+                self.recv_buffer_bytes.take().map(|_| "recv_buffer_bytes")
+            }
+            "engine.accept_batch" => self.accept_batch.take().map(|_| "accept_batch"),
+            "engine.busy_poll" => self.busy_poll.take().map(|_| "busy_poll"),
+            "engine.coalesce" => self.coalesce.take().map(|_| "coalesce"),
+            "limits.connections_max" => self.connections_max.take().map(|_| "connections_max"),
+            "limits.handshakes_inflight_max" => self
+                .handshakes_inflight_max
+                .take()
+                .map(|_| "handshakes_inflight_max"),
+            "limits.memory_budget" => self.memory_budget.take().map(|_| "memory_budget"),
+            _ => None,
+        }
+    }
 }
 
 /// What holds for one worker.

@@ -2,50 +2,57 @@
 
 use serde::Deserialize;
 
-use super::{AllPublishBy, ByteSize, Config};
+use super::{
+    AllPublishBy, ByteSize, Config,
+    schema::{list, table},
+};
+use crate::base::limits::ROOM_MATCHES_MAX;
 
-/// `[rooms]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Rooms {
-    /// Who may publish to the reserved room `@all`.
-    pub all_publish_by: AllPublishBy,
-    /// `user_joined` and `user_left` are sent while a room has at most this many members.
-    pub announce_members_max: u32,
-    /// Who may publish.
-    pub publish_by: PublishBy,
-    /// What happens to a member that does not keep up.
-    pub slow_client: SlowClient,
-    /// Messages are gathered for so many milliseconds, the newest of each key kept; 0 sends each.
-    pub coalesce_ms: u32,
-    /// How surely a message arrives.
-    pub delivery: Delivery,
-    /// What differs, by name; the first entry that fits counts.
-    #[serde(rename = "match")]
-    pub matches: Vec<RoomMatch>,
+table! {
+    /// `[rooms]`
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct Rooms {
+        /// Who may publish to the reserved room `@all`.
+        pub all_publish_by: AllPublishBy = Open;
+        /// `user_joined` and `user_left` are sent while a room has at most this many members.
+        pub announce_members_max: u32 = Open;
+        /// Who may publish.
+        pub publish_by: PublishBy = Open;
+        /// What happens to a member that does not keep up.
+        pub slow_client: SlowClient = Open;
+        /// Messages are gathered for so many milliseconds, the newest of each key kept; 0 sends each.
+        pub coalesce_ms: u32 = Open in 0 => 60_000;
+        /// How surely a message arrives.
+        pub delivery: Delivery = Open;
+        /// What differs, by name; the first entry that fits counts.
+        pub matches as "match": Vec<RoomMatch> = Open;
+    }
 }
 
-/// `[[rooms.match]]`: what is given here replaces what `[rooms]` and `[limits]` say.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RoomMatch {
-    /// Which rooms: a name in which `*` stands for any text, even none.
-    pub name: String,
-    /// See [`Rooms::announce_members_max`].
-    pub announce_members_max: Option<u32>,
-    /// See [`Rooms::publish_by`].
-    pub publish_by: Option<PublishBy>,
-    /// See [`Rooms::slow_client`].
-    pub slow_client: Option<SlowClient>,
-    /// See [`Rooms::coalesce_ms`].
-    pub coalesce_ms: Option<u32>,
-    /// See [`Rooms::delivery`].
-    pub delivery: Option<Delivery>,
-    /// Members that the room may have, in place of `limits.room_members_max`.
-    pub room_members_max: Option<u32>,
-    /// Longest `data` of a publish there; beyond it `TOO_LARGE`.
-    pub message_bytes_max: Option<ByteSize>,
+table! {
+    /// `[[rooms.match]]`: what is given here replaces what `[rooms]` and `[limits]` say.
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub struct RoomMatch {
+        /// Which rooms: a name in which `*` stands for any text, even none.
+        pub name: String = Open;
+        /// See [`Rooms::announce_members_max`].
+        pub announce_members_max: Option<u32> = Open replaces "rooms.announce_members_max";
+        /// See [`Rooms::publish_by`].
+        pub publish_by: Option<PublishBy> = Open replaces "rooms.publish_by";
+        /// See [`Rooms::slow_client`].
+        pub slow_client: Option<SlowClient> = Open replaces "rooms.slow_client";
+        /// See [`Rooms::coalesce_ms`].
+        pub coalesce_ms: Option<u32> = Open replaces "rooms.coalesce_ms";
+        /// See [`Rooms::delivery`].
+        pub delivery: Option<Delivery> = Open replaces "rooms.delivery";
+        /// Members that the room may have, in place of `limits.room_members_max`.
+        pub room_members_max: Option<u32> = Open replaces "limits.room_members_max";
+        /// Longest `data` of a publish there; beyond it `TOO_LARGE`.
+        pub message_bytes_max: Option<ByteSize> = Open in 1 => 1 << 30;
+    }
 }
+
+list!(RoomMatch, ROOM_MATCHES_MAX, "name");
 
 /// Who may publish to a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -187,13 +194,7 @@ mod tests {
         let mut config = Config::default();
         let entry = |name: &str| RoomMatch {
             name: name.to_owned(),
-            announce_members_max: None,
-            publish_by: None,
-            slow_client: None,
-            coalesce_ms: None,
-            delivery: None,
-            room_members_max: None,
-            message_bytes_max: None,
+            ..RoomMatch::default()
         };
         config.rooms.coalesce_ms = 7;
         config.rooms.matches = vec![

@@ -2,41 +2,51 @@
 
 use serde::Deserialize;
 
-use super::{ByteSize, Config, Limits, Span};
+use super::{
+    ByteSize, Config, Limits, Span,
+    schema::{list, table},
+};
+use crate::base::limits::ROUTES_MAX;
 
-/// `[[routes]]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    /// The path at which it is served, `/ws`; a rooms route serves `/ws/ROOM` to raw clients too.
-    pub path: String,
-    /// What is served there.
-    pub mode: Mode,
-    /// The close code of a drain; 1006 ends the connection without a close frame.
-    #[serde(default)]
-    pub drain_close_code: Option<u16>,
-    /// What differs from `[limits]` there.
-    #[serde(default)]
-    pub limits: RouteLimits,
+table! {
+    /// `[[routes]]`
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub struct Route {
+        /// The path at which it is served, `/ws`; a rooms route serves `/ws/ROOM` to raw clients too.
+        pub path: String = New;
+        /// What is served there.
+        pub mode: Mode = New;
+        /// The close code of a drain; 1006 ends the connection without a close frame.
+        pub drain_close_code: Option<u16> = Open;
+        /// What differs from `[limits]` there.
+        pub limits: RouteLimits = Open;
+    }
 }
 
+list!(Route, ROUTES_MAX, "path", "mode");
+
 /// What a route serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Rooms.
+    #[default]
     Rooms,
     /// Every message goes back.
     Echo,
 }
 
 macro_rules! route_limits {
-    ($($name:ident: $type:ty,)+) => {
-        /// What a route may set apart from `[limits]`; each as there.
-        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        pub struct RouteLimits {
-            $(#[doc = concat!("See [`Limits::", stringify!($name), "`].")] pub $name: Option<$type>,)+
+    ($($name:ident: $type:ty = $reload:ident, $main:literal;)+) => {
+        table! {
+            /// What a route may set apart from `[limits]`; each as there.
+            #[derive(Clone, Debug, Default, PartialEq)]
+            pub struct RouteLimits {
+                $(
+                    #[doc = concat!("See [`Limits::", stringify!($name), "`].")]
+                    pub $name: Option<$type> = $reload replaces $main;
+                )+
+            }
         }
 
         impl RouteLimits {
@@ -51,20 +61,20 @@ macro_rules! route_limits {
 }
 
 route_limits! {
-    message_bytes_max: ByteSize,
-    messages_per_second: u32,
-    messages_burst: u32,
-    rate_breaches_max: u32,
-    bytes_per_second: ByteSize,
-    bytes_burst: ByteSize,
-    control_frames_per_second: u32,
-    buffered_bytes_high: ByteSize,
-    buffered_bytes_low: ByteSize,
-    buffered_time_max: Span,
-    rooms_per_client: u32,
-    ping_interval: Span,
-    pong_timeout: Span,
-    connection_lifetime: Span,
+    message_bytes_max: ByteSize = New, "limits.message_bytes_max";
+    messages_per_second: u32 = Open, "limits.messages_per_second";
+    messages_burst: u32 = Open, "limits.messages_burst";
+    rate_breaches_max: u32 = Open, "limits.rate_breaches_max";
+    bytes_per_second: ByteSize = Open, "limits.bytes_per_second";
+    bytes_burst: ByteSize = Open, "limits.bytes_burst";
+    control_frames_per_second: u32 = Open, "limits.control_frames_per_second";
+    buffered_bytes_high: ByteSize = Open, "limits.buffered_bytes_high";
+    buffered_bytes_low: ByteSize = Open, "limits.buffered_bytes_low";
+    buffered_time_max: Span = Open, "limits.buffered_time_max";
+    rooms_per_client: u32 = Open, "limits.rooms_per_client";
+    ping_interval: Span = Open, "limits.ping_interval";
+    pong_timeout: Span = Open, "limits.pong_timeout";
+    connection_lifetime: Span = New, "limits.connection_lifetime";
 }
 
 impl Config {

@@ -49,6 +49,36 @@ impl Span {
     }
 }
 
+impl fmt::Display for ByteSize {
+    /// In the largest unit in which it is a whole number.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        let fits = |unit: &&(usize, &str)| self.0 > 0 && self.0.is_multiple_of(unit.0);
+        let (size, name) = units.iter().find(fits).unwrap_or(&(1, "B"));
+        write!(f, "{}{name}", self.0 / size)
+    }
+}
+
+impl fmt::Display for Span {
+    /// In the largest unit in which it is a whole number; below a microsecond is nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.0.as_micros();
+        if micros == 0 {
+            return f.write_str("off");
+        }
+        let units = [
+            (86_400_000_000, "d"),
+            (3_600_000_000, "h"),
+            (60_000_000, "m"),
+            (1_000_000, "s"),
+            (1_000, "ms"),
+        ];
+        let fits = |unit: &&(u128, &str)| micros.is_multiple_of(unit.0);
+        let (size, name) = units.iter().find(fits).unwrap_or(&(1, "us"));
+        write!(f, "{}{name}", micros / size)
+    }
+}
+
 fn split(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
     let digits = text
@@ -64,7 +94,7 @@ impl<'de> Deserialize<'de> for ByteSize {
             type Value = ByteSize;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a size such as 65536 or \"64KiB\"")
+                f.write_str("a size")
             }
 
             fn visit_i64<E: de::Error>(self, n: i64) -> Result<ByteSize, E> {
@@ -89,7 +119,7 @@ impl<'de> Deserialize<'de> for Span {
             type Value = Span;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a duration such as \"300ms\", \"30s\" or \"5m\"")
+                f.write_str("a duration")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
@@ -137,6 +167,30 @@ mod tests {
             ("-1s", None),
         ] {
             assert_eq!(Span::parse(text).map(|s| s.0.as_millis()), millis, "{text}");
+        }
+    }
+
+    #[test]
+    fn both_are_written_in_their_largest_whole_unit() {
+        for text in [
+            "0B", "1B", "1023B", "1KiB", "1025B", "64KiB", "1536KiB", "1MiB", "3GiB",
+        ] {
+            assert_eq!(ByteSize::parse(text).unwrap().to_string(), text);
+        }
+        for text in [
+            "off", "1us", "999us", "1ms", "1500ms", "1s", "61s", "25s", "1m", "90m", "1h", "365d",
+        ] {
+            assert_eq!(Span::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_is_read_as_the_same(n in 0_u64..u64::from(u32::MAX)) {
+            let size = ByteSize(n as usize);
+            assert_eq!(ByteSize::parse(&size.to_string()), Some(size));
+            let span = Span(Duration::from_micros(n));
+            assert_eq!(Span::parse(&span.to_string()), Some(span));
         }
     }
 }
