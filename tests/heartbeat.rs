@@ -5,7 +5,7 @@ mod common;
 use common::{
     Server,
     client::Client,
-    raw::{FIN, Frame, PING, PONG, Raw, TEXT, frame, header, masked},
+    raw::{FIN, Frame, PING, PONG, Raw, TEXT, frame, header, masked, upgrade_request_with},
 };
 use serde_json::json;
 
@@ -124,4 +124,41 @@ fn a_client_that_reads_nothing_is_let_go() {
     server.wait_blocking("every gauge at zero", common::Counters::is_idle);
     assert_eq!(server.counters().total("heartbeat_timeouts_total"), 20);
     drop(clients);
+}
+
+/// A client that never sees frames asks for pings as messages; any message answers them.
+#[test]
+fn pings_may_be_messages() {
+    let server = Server::start(&QUICK);
+    let mut raw = Raw::upgraded(server.addr, "/ws?user=app&heartbeat=app");
+    raw.expect_text();
+    for round in 0..ROUNDS {
+        let ping: serde_json::Value =
+            serde_json::from_str(&raw.expect_text()).expect("messages are JSON");
+        assert_eq!(ping["type"], "ping", "round {round}");
+        assert!(ping["ts"].as_u64().is_some_and(|ts| ts > 0), "{ping}");
+        raw.send(&frame(FIN | TEXT, br#"{"type":"pong"}"#));
+    }
+    // And silence ends it as any other.
+    raw.expect_text();
+    assert_eq!(raw.expect_close(4009), "heartbeat timeout");
+    assert_eq!(server.counters().total("heartbeat_timeouts_total"), 1);
+}
+
+#[test]
+fn a_heartbeat_that_can_not_be_is_refused() {
+    let server = Server::start(&[]);
+    for (target, subprotocol) in [
+        ("/ws?heartbeat=never", ""),
+        (
+            "/ws/room?heartbeat=app",
+            "Sec-WebSocket-Protocol: tidegate.v1.raw\r\n",
+        ),
+    ] {
+        let mut raw = Raw::connect(server.addr);
+        raw.send(upgrade_request_with(target, subprotocol).as_bytes());
+        let response = raw.response();
+        assert_eq!(response.status, 400, "{target}");
+        assert!(response.text().contains("heartbeat"), "{}", response.text());
+    }
 }

@@ -124,6 +124,16 @@ counters! {
     overloaded_total,
     /// Commands answered with an `error`.
     command_errors_total,
+    /// Joins refused because the client was in `limits.rooms_per_client` rooms.
+    too_many_rooms_total,
+    /// Joins refused because the room had its most members.
+    rooms_full_total,
+    /// Publishes refused because of the room's `message_bytes_max`.
+    data_too_large_total,
+    /// Clients closed with 1009 because of `limits.message_bytes_max`.
+    messages_too_big_total,
+    /// Requests refused because of `limits.head_bytes_max`, `headers_max` or `target_bytes_max`.
+    heads_too_large_total,
     /// Room messages dropped from a slow client's queue to make room for newer ones.
     dropped_oldest_total,
     /// Room messages dropped as they came, a slow client's queue being full.

@@ -36,8 +36,6 @@ pub const WATCHDOG_INTERVAL: Duration = Duration::from_secs(1);
 pub const SEND_BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Segments handed to the kernel in one send.
 pub const SEND_SEGMENTS_MAX: usize = 16;
-/// A frame up to this length is copied behind others; a longer one goes by reference.
-pub const COALESCE_BYTES_MAX: usize = 1024;
 /// A contiguous outbound buffer is closed once it has grown to this length.
 pub const COALESCED_RUN_BYTES_MAX: usize = 64 * 1024;
 /// Spare buffers that a worker keeps, and the capacity above which one is not kept.

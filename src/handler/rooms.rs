@@ -45,6 +45,8 @@ pub struct Rooms<'a> {
     pub rooms_per_client: u32,
     /// Errors answered, to be counted by the caller.
     pub errors: u64,
+    /// Of these, joins beyond `rooms_per_client`.
+    pub too_many_rooms: u64,
 }
 
 impl Rooms<'_> {
@@ -475,6 +477,7 @@ impl Rooms<'_> {
 
     fn error(&mut self, key: SessionKey, id: Option<&str>, error: &CommandError) {
         self.errors += 1;
+        self.too_many_rooms += u64::from(error.code == ErrorCode::TooManyRooms);
         let mut payload = Vec::new();
         reply::error(&mut payload, id, error);
         self.out.push_back(Output::Message { to: key, payload });

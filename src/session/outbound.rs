@@ -29,8 +29,8 @@ use super::LocalRoomKey;
 use crate::{
     base::{
         limits::{
-            COALESCE_BYTES_MAX, COALESCED_RUN_BYTES_MAX, PENDING_MOVES_MAX, SEND_BATCH_BYTES_MAX,
-            SEND_SEGMENTS_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
+            COALESCED_RUN_BYTES_MAX, PENDING_MOVES_MAX, SEND_BATCH_BYTES_MAX, SEND_SEGMENTS_MAX,
+            SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
         },
         segments::{Segment, SendBatch, SharedFrame},
     },
@@ -39,10 +39,11 @@ use crate::{
 
 /// What the queues of a core share: empty buffers, to be filled by whichever client has something
 /// to say, and the tally of what was dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SpareBuffers {
     empty: Vec<Vec<u8>>,
     tally: Tally,
+    coalesce_bytes_max: usize,
 }
 
 /// What the queues of a core have dropped since the start, in messages; and what they told of it.
@@ -59,6 +60,27 @@ pub struct Tally {
 }
 
 impl SpareBuffers {
+    /// None yet. A frame of up to `coalesce_bytes_max` bytes is copied behind others; a longer
+    /// one goes by reference.
+    pub const fn new(coalesce_bytes_max: usize) -> Self {
+        Self {
+            empty: Vec::new(),
+            tally: Tally {
+                dropped_oldest: 0,
+                dropped_newest: 0,
+                conflated: 0,
+                gaps: 0,
+            },
+            coalesce_bytes_max,
+        }
+    }
+
+    /// See [`SpareBuffers::new`].
+    #[inline]
+    pub const fn coalesce_bytes_max(&self) -> usize {
+        self.coalesce_bytes_max
+    }
+
     /// What was dropped so far.
     pub const fn tally(&self) -> Tally {
         self.tally
@@ -239,7 +261,7 @@ impl Outbound {
         if self.pending.is_some() {
             return self.push_shared_behind(spare, frame);
         }
-        if self.segments.is_empty() || frame.len() > COALESCE_BYTES_MAX {
+        if self.segments.is_empty() || frame.len() > spare.coalesce_bytes_max() {
             self.queued += frame.len();
             self.segments.push(Segment::Shared(frame.clone()));
         } else {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     base::{
         ids::{ClientId, Encoding, SessionKey},
-        limits::{COALESCE_BYTES_MAX, DIRECT_RECEIVE_BYTES_MIN, LINGER_BYTES_MAX},
+        limits::{DIRECT_RECEIVE_BYTES_MIN, LINGER_BYTES_MAX},
     },
     engine::{CloseMode, ConnKey},
     handler::rooms::Rooms,
@@ -39,6 +39,7 @@ macro_rules! rooms {
             hello: &$route.hello,
             rooms_per_client: $route.limits.rooms_per_client,
             errors: 0,
+            too_many_rooms: 0,
         }
     };
 }
@@ -116,6 +117,9 @@ impl Core {
     pub(super) fn respond(&mut self, conn: ConnKey, response: &Response) {
         if response.status() >= 400 {
             self.counters.refused_total.inc();
+        }
+        if matches!(response.status(), 414 | 431) {
+            self.counters.heads_too_large_total.inc();
         }
         debug!(conn = conn.index, status = response.status(), "response");
         if let Some(state) = self.conns.get_mut(conn) {
@@ -225,8 +229,9 @@ impl Core {
                         Mode::Rooms(session) => {
                             let mut rooms = rooms!(self, route);
                             on_message(&mut rooms, session, &message, &mut meter);
-                            let errors = rooms.errors;
+                            let (errors, too_many) = (rooms.errors, rooms.too_many_rooms);
                             self.counters.command_errors_total.add(errors);
+                            self.counters.too_many_rooms_total.add(too_many);
                         }
                     }
                     let (refused, is_over) = (meter.refused, meter.is_over);
@@ -393,6 +398,9 @@ impl Core {
     fn on_breach(&mut self, conn: ConnKey, error: &WsError) {
         debug!(conn = conn.index, %error, "protocol error");
         self.counters.protocol_errors_total.inc();
+        if error.close_code() == CloseCode::MESSAGE_TOO_BIG {
+            self.counters.messages_too_big_total.inc();
+        }
         let was_open = self.end_session(conn, LeaveReason::Disconnected);
         if was_open {
             self.write_close(conn, error.close_code(), &error.to_string());
@@ -488,7 +496,7 @@ fn echo(
     message: Message<'_>,
 ) {
     let opcode = message.kind().opcode();
-    let message = if message.payload().len() > COALESCE_BYTES_MAX {
+    let message = if message.payload().len() > spare.coalesce_bytes_max() {
         match message.take_owned() {
             Ok(own) => {
                 let (buf, start) = own.into_frame(opcode);

@@ -181,7 +181,7 @@ impl<E: Engine> Worker<E> {
             out: Outputs::new(),
             mesh: parts.mesh,
             wheel: Wheel::new(parts.now.mono),
-            spare: SpareBuffers::default(),
+            spare: SpareBuffers::new(own.engine.coalesce.0),
             dirty: Vec::new(),
             actions: VecDeque::new(),
             slow: Vec::new(),

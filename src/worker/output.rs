@@ -158,8 +158,11 @@ impl Core {
         };
         if let Reply::Error(error) | Reply::JoinRefused(error) = reply {
             self.counters.command_errors_total.inc();
-            if error.code == ErrorCode::Overloaded {
-                self.counters.overloaded_total.inc();
+            match error.code {
+                ErrorCode::Overloaded => self.counters.overloaded_total.inc(),
+                ErrorCode::RoomFull => self.counters.rooms_full_total.inc(),
+                ErrorCode::TooLarge => self.counters.data_too_large_total.inc(),
+                _ => {}
             }
         }
         let mut payload = Vec::new();

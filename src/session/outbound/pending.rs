@@ -27,7 +27,7 @@ use hashbrown::HashMap;
 use super::{Droppable, SpareBuffers, Tally, Terms};
 use crate::{
     base::{
-        limits::{COALESCE_BYTES_MAX, COALESCED_RUN_BYTES_MAX, PENDING_ENTRY_BYTES},
+        limits::{COALESCED_RUN_BYTES_MAX, PENDING_ENTRY_BYTES},
         segments::{Segment, SharedFrame},
     },
     config::SlowClient,
@@ -242,7 +242,7 @@ impl Pending {
 
     /// Appends a frame that others get too, and that must not be dropped.
     pub(super) fn push_shared(&mut self, spare: &mut SpareBuffers, frame: &SharedFrame) {
-        if frame.len() <= COALESCE_BYTES_MAX && self.ends_in_open_run() {
+        if frame.len() <= spare.coalesce_bytes_max() && self.ends_in_open_run() {
             self.write(spare, |run| run.extend_from_slice(frame.as_slice()));
         } else {
             self.push_fixed(Segment::Shared(frame.clone()));

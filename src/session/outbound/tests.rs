@@ -5,16 +5,18 @@ use proptest::prelude::*;
 
 use super::*;
 
+const COALESCE: usize = 1024;
+
 fn no_gaps(_: &mut Vec<u8>, gap: Gap<'_>) {
     panic!("{gap:?}");
 }
 
 #[test]
 fn short_frames_make_one_run_and_long_ones_go_by_reference() {
-    let mut spare = SpareBuffers::default();
+    let mut spare = SpareBuffers::new(COALESCE);
     let mut out = Outbound::default();
     let short = SharedFrame::new(Bytes::from_static(b"short"));
-    let long = SharedFrame::new(Bytes::from(vec![7; COALESCE_BYTES_MAX + 1]));
+    let long = SharedFrame::new(Bytes::from(vec![7; COALESCE + 1]));
     out.push_shared(&mut spare, &short);
     out.push_shared(&mut spare, &short);
     out.write(&mut spare, |run| run.extend_from_slice(b"own"));
@@ -30,7 +32,7 @@ fn short_frames_make_one_run_and_long_ones_go_by_reference() {
 
 #[test]
 fn clearing_keeps_what_is_on_its_way() {
-    let mut spare = SpareBuffers::default();
+    let mut spare = SpareBuffers::new(COALESCE);
     let mut out = Outbound::default();
     out.write(&mut spare, |run| run.extend_from_slice(b"gone"));
     let batch = out.take_batch(&mut spare, no_gaps).unwrap();
@@ -46,7 +48,7 @@ proptest! {
     fn whatever_the_mix_every_byte_leaves_once_and_in_order(
         pieces in proptest::collection::vec((0u8..3, 1usize..40_000), 1..60)
     ) {
-        let mut spare = SpareBuffers::default();
+        let mut spare = SpareBuffers::new(COALESCE);
         let mut out = Outbound::default();
         let (mut want, mut got) = (Vec::new(), Vec::new());
         for (n, (kind, len)) in pieces.into_iter().enumerate() {

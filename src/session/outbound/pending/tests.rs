@@ -39,7 +39,7 @@ impl Line {
     fn new(terms: Terms, policies: &[SlowClient]) -> Self {
         Self {
             out: Outbound::default(),
-            spare: SpareBuffers::default(),
+            spare: SpareBuffers::new(1024),
             terms,
             names: (0..policies.len())
                 .map(|n| format!("r{n}").into())
