@@ -11,6 +11,11 @@ pub mod sim;
 pub mod slots;
 #[allow(
     unsafe_code,
+    reason = "what no safe interface offers is asked of a socket by its number"
+)]
+mod socket;
+#[allow(
+    unsafe_code,
     reason = "the kernel reads and writes memory that this file lends it"
 )]
 pub mod uring;
@@ -144,14 +149,17 @@ pub trait Engine {
     /// Ends accepting on every listener for good and closes them.
     fn stop_accepting(&mut self);
 
-    /// STUB
-    fn pause_accepting(&mut self) {}
-    /// STUB
-    fn resume_accepting(&mut self) {}
-    /// STUB
-    fn unsent_bytes(&self, _conn: ConnKey) -> usize {
-        0
-    }
+    /// Stops taking connections on every listener for the time being; they stay open, and who
+    /// arrives waits in the kernel's queue. A few may still come as [`Event::Accepted`].
+    fn pause_accepting(&mut self);
+
+    /// Takes connections again after [`Engine::pause_accepting`]. A listener that has failed goes
+    /// on with [`Engine::resume_accept`] only.
+    fn resume_accepting(&mut self);
+
+    /// Bytes that the kernel took for `conn` and has not sent yet: 0 where it can't tell. Takes a
+    /// system call.
+    fn unsent_bytes(&self, conn: ConnKey) -> usize;
 
     /// The peer's address; none if it is gone already.
     fn peer_addr(&self, conn: ConnKey) -> Option<SocketAddr>;

@@ -122,6 +122,8 @@ pub trait Kernel {
 
     /// Arms the multishot accept of a listener.
     fn accept(&mut self, listener: ListenerId);
+    /// Cancels it; the listener stays open.
+    fn cancel_accept(&mut self, listener: ListenerId);
     /// Cancels it, and closes the listener with its last completion.
     fn stop_listener(&mut self, listener: ListenerId);
     /// How many listeners there are.
@@ -146,6 +148,8 @@ pub trait Kernel {
     fn close(&mut self, socket: Self::Socket, key: Key);
     /// The peer's address.
     fn peer_addr(&self, socket: &Self::Socket) -> Option<SocketAddr>;
+    /// Bytes that were taken and not sent yet.
+    fn unsent_bytes(&self, socket: &Self::Socket) -> usize;
     /// Hands over what was asked for and lets finished work become completions.
     fn enter(&mut self);
     /// Whether something was asked for and not handed over yet.
@@ -172,10 +176,24 @@ pub struct Slots<K: Kernel> {
     starved: VecDeque<ConnKey>,
     /// Connections whose receive is halted, to be told of it.
     halted: VecDeque<ConnKey>,
+    /// By listener.
+    accepts: Vec<Accept>,
     accepting: bool,
+    is_paused: bool,
     sends_in_flight: usize,
     buffers_out: usize,
     enobufs: u64,
+}
+
+/// Where the multishot accept of a listener stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accept {
+    Armed,
+    /// Its last completion is to come.
+    Cancelling,
+    Off,
+    /// Off, until its owner takes it up again.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -207,13 +225,17 @@ impl Receive {
 
 impl<K: Kernel> Slots<K> {
     /// An engine over `kernel`, whose first keys carry `first_generation`.
+    ///
+    /// The kernel's listeners are accepting already.
     pub fn new(kernel: K, first_generation: u32) -> Self {
         Self {
+            accepts: vec![Accept::Armed; usize::from(kernel.listeners())],
             kernel,
             slots: Slab::new(first_generation),
             starved: VecDeque::new(),
             halted: VecDeque::new(),
             accepting: true,
+            is_paused: false,
             sends_in_flight: 0,
             buffers_out: 0,
             enobufs: 0,
@@ -263,11 +285,14 @@ impl<K: Kernel> Slots<K> {
         result: Result<K::Socket, i32>,
         more: bool,
     ) -> Option<Event> {
+        let state = self.accepts.get_mut(usize::from(listener))?;
+        let is_cancelled = *state == Accept::Cancelling;
+        if !more {
+            *state = Accept::Off;
+        }
         match result {
             Ok(socket) => {
-                if !more && self.accepting {
-                    self.kernel.accept(listener);
-                }
+                self.arm_accept(listener);
                 let conn = self.slots.insert(Slot {
                     socket: Some(socket),
                     receive: Receive::Off,
@@ -276,15 +301,28 @@ impl<K: Kernel> Slots<K> {
                 });
                 Some(Event::Accepted { conn, listener })
             }
-            Err(libc::ECANCELED) if !self.accepting => None,
-            // The peer gave up, or the call was disturbed: the next accept may do better.
-            Err(libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO) => {
-                if !more && self.accepting {
-                    self.kernel.accept(listener);
-                }
+            Err(libc::ECANCELED) if is_cancelled || !self.accepting => {
+                self.arm_accept(listener);
                 None
             }
-            Err(errno) => (!more).then_some(Event::AcceptFailed { listener, errno }),
+            // The peer gave up, or the call was disturbed: the next accept may do better.
+            Err(libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO) => {
+                self.arm_accept(listener);
+                None
+            }
+            Err(errno) => (!more).then(|| {
+                self.accepts[usize::from(listener)] = Accept::Failed;
+                Event::AcceptFailed { listener, errno }
+            }),
+        }
+    }
+
+    /// Accepts on `listener` if nothing speaks against it.
+    fn arm_accept(&mut self, listener: ListenerId) {
+        let state = &mut self.accepts[usize::from(listener)];
+        if self.accepting && !self.is_paused && *state == Accept::Off {
+            *state = Accept::Armed;
+            self.kernel.accept(listener);
         }
     }
 
@@ -499,8 +537,28 @@ impl<K: Kernel> Engine for Slots<K> {
     }
 
     fn resume_accept(&mut self, listener: ListenerId) {
-        if self.accepting {
-            self.kernel.accept(listener);
+        if let Some(state) = self.accepts.get_mut(usize::from(listener))
+            && *state == Accept::Failed
+        {
+            *state = Accept::Off;
+            self.arm_accept(listener);
+        }
+    }
+
+    fn pause_accepting(&mut self) {
+        self.is_paused = true;
+        for (listener, state) in (0..).zip(&mut self.accepts) {
+            if self.accepting && *state == Accept::Armed {
+                *state = Accept::Cancelling;
+                self.kernel.cancel_accept(listener);
+            }
+        }
+    }
+
+    fn resume_accepting(&mut self) {
+        self.is_paused = false;
+        for listener in 0..self.kernel.listeners() {
+            self.arm_accept(listener);
         }
     }
 
@@ -515,6 +573,11 @@ impl<K: Kernel> Engine for Slots<K> {
     fn peer_addr(&self, conn: ConnKey) -> Option<SocketAddr> {
         let socket = self.slots.get(conn)?.socket.as_ref()?;
         self.kernel.peer_addr(socket)
+    }
+
+    fn unsent_bytes(&self, conn: ConnKey) -> usize {
+        let socket = self.slots.get(conn).and_then(|slot| slot.socket.as_ref());
+        socket.map_or(0, |socket| self.kernel.unsent_bytes(socket))
     }
 
     fn resume_receive(&mut self, conn: ConnKey) {

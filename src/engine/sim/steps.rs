@@ -19,10 +19,7 @@ impl SimKernel {
         match accept.step(next_delay) {
             Step::Wait => return,
             Step::Go => {}
-            Step::Cancel => {
-                listener.is_closed = true;
-                return self.end_accept(id, Err(libc::ECANCELED));
-            }
+            Step::Cancel => return self.end_accept(id, Err(libc::ECANCELED)),
         }
         while !self.listeners[usize::from(id)].backlog.is_empty() {
             if self.fault(self.config.faults.accept_limit) {

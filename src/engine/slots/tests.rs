@@ -328,6 +328,11 @@ impl World {
                 link.peer_ended = true;
             }
             (19, _) => {
+                match self.rng.below(4) {
+                    0 => self.engine.pause_accepting(),
+                    1 => self.engine.resume_accepting(),
+                    _ => {}
+                }
                 if std::mem::take(&mut self.accept_failed) {
                     self.engine.resume_accept(0);
                 }
@@ -356,6 +361,7 @@ impl World {
 
     /// Peers read everything, the engine receives everything: what both sides have sent arrives.
     fn drain(&mut self) {
+        self.engine.resume_accepting();
         for _ in 0..POLLS_MAX {
             for chunk in std::mem::take(&mut self.held) {
                 self.engine.release(chunk);
@@ -548,5 +554,60 @@ fn a_late_completion_never_reaches_the_slots_next_tenant() {
             }
         }
         world.finish();
+    });
+}
+
+#[test]
+fn a_paused_listener_takes_nobody_and_loses_nobody() {
+    for_each_seed("engine::slots::tests::a_paused_listener", 100, |seed| {
+        let mut rng = Rng::new(seed);
+        let config = SimConfig {
+            faults: Faults {
+                accept_limit: [0, 3][rng.below(2) as usize],
+                ..Faults::draw(&mut rng)
+            },
+            ..SimConfig::default()
+        };
+        let mut world = World::new(seed, config);
+        for _ in 0..20 {
+            world.connect();
+            if world.rng.one_in(2) {
+                world.poll();
+            }
+            world.engine.pause_accepting();
+            if world.rng.one_in(4) {
+                // It takes the pause back before the cancel can have come through.
+                world.engine.resume_accepting();
+                world.engine.pause_accepting();
+            }
+            // Longer than any operation, or its cancel, takes.
+            for _ in 0..100 {
+                world.poll();
+            }
+            let open = world.engine.slots_open();
+            world.connect();
+            for _ in 0..50 {
+                if world.rng.one_in(10) && std::mem::take(&mut world.accept_failed) {
+                    // Not before the pause is over, although the failure is.
+                    world.engine.resume_accept(0);
+                }
+                world.poll();
+            }
+            assert_eq!(world.engine.slots_open(), open, "accepted while paused");
+            world.engine.resume_accepting();
+            if world.rng.one_in(2) {
+                world.drain();
+                assert!(world.links.iter().all(|link| link.conn.is_some()));
+            }
+        }
+        world.drain();
+        if world.rng.one_in(2) {
+            world.engine.pause_accepting();
+        }
+        world.finish();
+        // Nothing arms a listener that is closed; the simulated kernel would panic.
+        world.engine.resume_accepting();
+        world.engine.resume_accept(0);
+        world.poll();
     });
 }
