@@ -54,8 +54,14 @@ impl Rate {
         if self.unit >= COARSE_UNIT || units == 1 {
             return self.unit.saturating_mul(units);
         }
-        let cost = u128::from(units) * u128::from(NANOS_PER_SECOND);
-        u64::try_from(cost.div_ceil(u128::from(self.per_second))).unwrap_or(u64::MAX)
+        // Dividing 128 bits costs several times as much, and only absurd numbers need them.
+        match units.checked_mul(NANOS_PER_SECOND) {
+            Some(cost) => cost.div_ceil(self.per_second),
+            None => {
+                let cost = u128::from(units) * u128::from(NANOS_PER_SECOND);
+                u64::try_from(cost.div_ceil(u128::from(self.per_second))).unwrap_or(u64::MAX)
+            }
+        }
     }
 }
 
