@@ -379,6 +379,13 @@ impl Core {
         state.last_read = self.now.mono;
         self.feed(conn, None, &mut stall.bytes);
         self.go_on_receiving(conn);
+        if let Some(state) = self.conns.get(conn)
+            && state.ended
+            && state.stalled.is_none()
+            && !matches!(state.state, State::Lingering { .. })
+        {
+            self.drop_conn(conn, CloseMode::Orderly);
+        }
     }
 
     fn on_close_frame(&mut self, conn: ConnKey, code: Option<CloseCode>) {

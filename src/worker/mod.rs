@@ -626,6 +626,10 @@ impl Core {
             // Its end may have overtaken our last words: they still go out.
             return;
         }
+        if errno.is_none() && state.stalled.is_some() {
+            // What it said before its end is still to be looked at.
+            return;
+        }
         self.drop_conn(conn, CloseMode::Orderly);
     }
 }

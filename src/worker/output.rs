@@ -361,8 +361,8 @@ impl Core {
         let stalled = state.stalled.take();
         if let Some(mut stall) = stalled {
             self.feed(conn, None, &mut stall.bytes);
-            self.resume_if_off(conn);
         }
+        self.resume_if_off(conn);
         if let Some(session) = session.and_then(|key| self.sessions.remove(key)) {
             let route = Rc::clone(&self.routes[route]);
             self.with_rooms(&route, |rooms| rooms.on_close(session, reason));

@@ -81,6 +81,10 @@ impl Client {
         push_masked_frame(&mut self.out, opcode, payload, mask);
     }
 
+    pub(super) const fn has_more_to_say(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     /// Forgets the last byte of what was to be written.
     pub(super) fn cut_off_the_end(&mut self) {
         self.out.pop();

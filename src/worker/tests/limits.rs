@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use serde_json::json;
 
-use super::net::{JSON, Net};
+use super::net::{JSON, Net, RAW};
 use crate::{
     base::rng::Rng,
     config::ByteSize,
@@ -152,6 +152,35 @@ fn a_flood_is_slowed_to_its_rate_and_loses_nothing() {
 }
 
 #[test]
+fn who_is_slowed_down_is_heard_when_it_answers_a_close() {
+    let throttled = Cell::new(0);
+    let all = for_each_seed("worker::tests::limits::who_is_slowed_down", 20, |seed| {
+        let mut net = Net::new(seed, |config| {
+            config.server.demo = true;
+            config.limits.bytes_per_second = ByteSize(100);
+            config.limits.bytes_burst = ByteSize(1000);
+            config.drain.notice = crate::config::Span(std::time::Duration::ZERO);
+        });
+        let flood = net.connect("/echo", JSON);
+        net.until_open();
+        net.clients[flood].send(OpCode::Binary, &[0; 8000]);
+        net.pass(500, 5);
+        let paused = net.total(|c| c.throttled_total.get());
+        throttled.set(throttled.get() + paused);
+        let started = net.now_ms;
+        for worker in &mut net.workers {
+            worker.begin_draining();
+        }
+        net.until("the end", |net| net.workers.iter().all(|w| w.is_drained()));
+        let took = net.now_ms - started;
+        assert!(took < 4_000, "its answer was not read: {took} ms");
+        net.settle();
+        net.assert_empty();
+    });
+    assert!(!all || throttled.get() > 0, "nothing was ever slowed down");
+}
+
+#[test]
 fn a_flood_of_messages_has_its_share_of_each_turn() {
     let deferred = Cell::new(0);
     let all = for_each_seed("worker::tests::limits::a_flood_of_messages", 20, |seed| {
@@ -183,6 +212,32 @@ fn a_flood_of_messages_has_its_share_of_each_turn() {
         net.end();
     });
     assert!(!all || deferred.get() > 0, "nothing was ever deferred");
+}
+
+#[test]
+fn what_was_said_before_an_end_is_heard() {
+    for_each_seed("worker::tests::limits::what_was_said", 20, |seed| {
+        let mut net = Net::new(seed, |_| {});
+        let hears = net.connect("/ws", JSON);
+        net.clients[hears].command(json!({"type": "join", "room": "r"}));
+        // A raw client gets nothing back, so there is nothing that would make its end a reset.
+        let says = net.connect("/ws/r", RAW);
+        net.until("both are in", |net| {
+            let heard = net.clients[hears].messages();
+            heard.iter().any(|m| m["type"] == "user_joined")
+                || heard.iter().any(|m| m["members"] == 2)
+        });
+        // More than a turn's share, and then the end without a close frame.
+        for n in 0..1500 {
+            net.clients[says].text(&n.to_string());
+        }
+        net.say_all_and_end(says);
+        net.settle();
+        let messages = net.clients[hears].messages();
+        let count = messages.iter().filter(|m| m["type"] == "message").count();
+        assert_eq!(count, 1500);
+        net.end();
+    });
 }
 
 #[test]

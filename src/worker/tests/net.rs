@@ -134,6 +134,16 @@ impl Net {
         }
     }
 
+    /// The client ends its connection behind everything it has to say.
+    pub(super) fn say_all_and_end(&mut self, client: usize) {
+        self.until("it is written", |net| {
+            !net.clients[client].has_more_to_say()
+        });
+        let peer = self.clients[client].peer;
+        self.clients[client].is_gone = true;
+        self.kernel(client).peer_close(peer);
+    }
+
     pub(super) fn pump(&mut self, client: usize) -> bool {
         let state = &mut self.clients[client];
         let kernel = self.workers[state.core].engine_mut().kernel_mut();
