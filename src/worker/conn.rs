@@ -300,3 +300,41 @@ impl Conns {
         self.slots.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    proptest! {
+        /// Stuck is who has not moved for as long as the patience lasts, and nobody earlier.
+        #[test]
+        fn who_does_not_move_is_stuck_when_patience_ends(
+            progress in 0u64..10_000,
+            above in proptest::option::of(0u64..10_000),
+            is_sending in any::<bool>(),
+            patience in 1u64..10_000,
+            now in 0u64..30_000,
+        ) {
+            let mut conn = Conn::new(at(0), None);
+            conn.sending = is_sending;
+            conn.last_progress = at(progress);
+            conn.above_high_since = above.map(at);
+            let patience = Duration::from_millis(patience);
+            let since = |then: u64| at(now).since(at(then)) >= patience && now >= then;
+            let expected = (is_sending && since(progress)) || above.is_some_and(since);
+            prop_assert_eq!(conn.is_stuck(at(now), patience), expected);
+            // The time that it tells is the first at which it is.
+            if let Some(when) = conn.stuck_at(patience) {
+                prop_assert!(conn.is_stuck(when, patience));
+                let before = Instant::from_nanos(when.as_nanos() - 1);
+                prop_assert!(!conn.is_stuck(before, patience));
+            }
+        }
+    }
+}

@@ -241,6 +241,49 @@ fn what_was_said_before_an_end_is_heard() {
 }
 
 #[test]
+fn a_send_without_progress_ends_in_its_time() {
+    for_each_seed(
+        "worker::tests::limits::a_send_without_progress",
+        20,
+        |seed| {
+            let sim = SimConfig {
+                socket_bytes: 4 * KIB,
+                ..SimConfig::default()
+            };
+            let mut net = Net::with(Rng::new(seed), 1, &sim, |config| {
+                // Nothing but the send's own time ends it.
+                let hour = crate::config::Span(std::time::Duration::from_secs(3600));
+                config.limits.ping_interval = hour;
+            });
+            let slow = net.connect("/ws", JSON);
+            let talker = net.connect("/ws", JSON);
+            for client in [slow, talker] {
+                net.clients[client].command(json!({"type": "join", "room": "r"}));
+            }
+            net.settle();
+            net.clients[slow].reads = false;
+            // One message that the socket takes only in part, and nothing after it.
+            let data = "x".repeat(20 * KIB);
+            net.clients[talker].command(json!({"type": "publish", "room": "r", "data": data}));
+            let sent = net.now_ms;
+            net.until("it is handed out", |net| {
+                net.clients[talker]
+                    .messages()
+                    .iter()
+                    .any(|m| m["type"] == "message")
+            });
+            let handed_out = net.now_ms;
+            net.pass(sent + 9_900 - net.now_ms, 10);
+            assert_eq!(net.total(|c| c.evicted_slow_total.get()), 0);
+            net.pass(handed_out + 10_200 - net.now_ms, 10);
+            assert_eq!(net.total(|c| c.evicted_slow_total.get()), 1);
+            assert!(net.clients[talker].is_open());
+            net.end();
+        },
+    );
+}
+
+#[test]
 fn who_does_not_answer_its_close_is_cut_at_the_deadline() {
     for_each_seed("worker::tests::limits::who_does_not_answer", 30, |seed| {
         let mut net = Net::new(seed, |config| {
