@@ -3,6 +3,8 @@
 
 mod common;
 
+use tidegate::base::counters::Counters;
+
 use common::{
     Server,
     raw::{FIN, Raw, TEXT, frame},
@@ -70,4 +72,35 @@ fn connections_messages_and_faults_are_counted() {
     ] {
         assert_eq!(counters.total(name), wanted, "{name}: {counters:?}");
     }
+}
+
+/// docs/OPERATIONS.md says what each means, and speaks of none that is not there.
+#[test]
+fn every_counter_is_documented() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/OPERATIONS.md");
+    let text = std::fs::read_to_string(path).expect("the document is there");
+    let documented: std::collections::BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|row| row.split(" |").next())
+        .flat_map(|cell| cell.split(", "))
+        .map(|name| name.trim_matches('`'))
+        .filter(|name| name.ends_with("_total") || Counters::NAMES.iter().any(|(n, _)| n == name))
+        .collect();
+    let counted = Counters::NAMES.iter().map(|(name, _)| *name).collect();
+    let both = [
+        ("is not documented", &counted, &documented),
+        ("does not exist", &documented, &counted),
+    ];
+    let faults: Vec<String> = both
+        .into_iter()
+        .flat_map(
+            |(fault, these, those): (_, &std::collections::BTreeSet<&str>, _)| {
+                these
+                    .difference(those)
+                    .map(move |name| format!("{name} {fault}"))
+            },
+        )
+        .collect();
+    assert!(faults.is_empty(), "{faults:#?}");
 }
