@@ -9,7 +9,7 @@
 //! - [`handler`]: the modes
 //! - [`engine`], [`worker`]: system calls; one turn after the other on each core
 //! - [`control`]: the operator's interface
-//! - [`server`], [`cli`]: start and end
+//! - [`machine`], [`server`], [`cli`]: what there is to run on; start and end
 
 pub mod base;
 pub mod bridge;
@@ -19,6 +19,7 @@ pub mod control;
 pub mod engine;
 pub mod handler;
 pub mod hub;
+pub mod machine;
 pub mod proto;
 pub mod server;
 pub mod session;

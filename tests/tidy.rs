@@ -29,7 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that stand above all layers.
-const TOP: &[&str] = &["server", "cli", "main", "lib"];
+const TOP: &[&str] = &["machine", "server", "cli", "main", "lib"];
 
 /// Modules that the test files of any layer may name too.
 const FOR_TESTS: &[&str] = &["base", "engine"];
