@@ -46,11 +46,11 @@ struct ServeArgs {
     settings: Vec<String>,
 }
 
-/// Runs what the command line asks for.
+/// Runs what the command line asks for; gives the process's exit code.
 ///
 /// # Errors
 /// With a chain of reasons for people. [`exit_code`] knows what it means for scripts.
-pub fn run(cli: Cli) -> anyhow::Result<()> {
+pub fn run(cli: Cli) -> anyhow::Result<u8> {
     let args = match cli.command {
         Some(Command::Serve(args)) => args,
         None => cli.serve,
@@ -58,7 +58,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     let config = load(&args)?;
     start_logging(&config.log)?;
     let format = config.log.format;
-    let server = Server::start(config)?;
+    let server = Server::start(config, None)?;
     if format == LogFormat::Text {
         use std::io::Write;
         // A closed standard output is no reason not to serve.
@@ -66,8 +66,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         let _ = out.write_all(server.banner().as_bytes());
         let _ = out.flush();
     }
-    server.wait()?;
-    Ok(())
+    Ok(server.wait()?.exit_code())
 }
 
 /// 2 if the command line or the configuration is wrong, else 1.

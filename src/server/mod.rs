@@ -1,33 +1,33 @@
 //! L6: puts the gateway together, starts it, waits for its end.
 
+mod banner;
+mod cpus;
+mod listen;
+mod signals;
+
 use std::{
-    fmt::{self, Write as _},
     io,
-    net::{SocketAddr, TcpListener},
-    os::fd::OwnedFd,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity},
-    sys::resource::{Resource, getrlimit, setrlimit},
-    unistd::Pid,
-};
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    iterator::Signals,
-};
-use socket2::{Domain, Protocol, Socket, Type};
+use flume::{RecvTimeoutError, TrySendError};
 use tracing::{info, warn};
 
+use self::{banner::Banner, cpus::Choice, listen::Plan};
 use crate::{
     base::{counters::Counters, limits::SHUTDOWN_GRACE, rng::Rng, time::Now},
     bridge::{Control, Report},
     config::{Config, ConfigError, MachineShare},
-    control::admin,
+    control::{
+        admin::{self, Counted},
+        process::ProcessCounters,
+        reload::{self, Reloader},
+    },
     engine::uring::{self, UringError},
     hub::{Hub, Routes},
+    machine::Machine,
     worker::{
         Parts, mesh,
         run::{self, Thread},
@@ -49,6 +49,9 @@ pub enum ServerError {
         /// What is wrong with it.
         message: String,
     },
+    /// Workers that can't have the processors that the operator gives them, all of them.
+    #[error("{}", .0.join("\n"))]
+    Placement(Vec<String>),
     /// An address can't be had.
     #[error("{address}: {}", listen_error(.source))]
     Listen {
@@ -81,7 +84,10 @@ pub enum ServerError {
 impl ServerError {
     /// Whether the operator's input is to blame, and not the environment.
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Cores { .. })
+        matches!(
+            self,
+            Self::Config(_) | Self::Cores { .. } | Self::Placement(_)
+        )
     }
 }
 
@@ -94,111 +100,189 @@ fn listen_error(source: &io::Error) -> String {
     }
 }
 
+/// How the gateway ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every client was told, and gone in time.
+    Drained,
+    /// The drain's deadline came first.
+    Cut {
+        /// Clients that were still there.
+        clients: u64,
+        /// Workers that did not come to their end.
+        workers: usize,
+    },
+    /// Another signal came before the drain's end.
+    Interrupted,
+}
+
+impl Outcome {
+    /// The process's exit code for it; docs/OPERATIONS.md lists them all.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Drained => 0,
+            Self::Cut { .. } => 3,
+            Self::Interrupted => 4,
+        }
+    }
+}
+
 /// A gateway that is running.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
-    cpus: Vec<usize>,
+    choice: Choice,
+    share: MachineShare,
+    descriptors: u64,
     controls: Vec<flume::Sender<Control>>,
     reports: flume::Receiver<Report>,
     counters: Vec<Arc<Counters>>,
-    descriptors: u64,
     config: Arc<Config>,
+    /// A signal to end that came while it started.
+    early: Option<i32>,
 }
 
 impl Server {
-    /// Starts the gateway: returns when every worker accepts connections.
+    /// Starts the gateway: returns when every worker accepts connections. With a `reloader`,
+    /// SIGHUP and, if so configured, changed files lead to another configuration.
     ///
     /// # Errors
     /// [`ServerError`] says what is missing and whose it is.
-    pub fn start(config: Config) -> Result<Self, ServerError> {
+    pub fn start(config: Config, reloader: Option<Reloader>) -> Result<Self, ServerError> {
         config.validate()?;
         let config = Arc::new(config);
-        let descriptors = raise_descriptor_limit();
-        let cpus = choose_cpus(&config.server.cores)?;
+        let machine = Machine::here().map_err(system("asking which cores may be used"))?;
+        let choice = place(&config, &machine)?;
+        let cores = choice.cpus.len();
+        let share = cpus::share(&machine, cores);
         uring::probe()?;
-        let cores = cpus.len() as u16;
-        let (address, listeners) = listen(config.server.listen.0[0], cores, config.server.backlog)?;
-        let admin = config.admin.listen.map(bind_admin).transpose()?;
+        let listeners = listen::open(&Plan::new(&config, cores as u16), &config)?;
+        let admin = config.admin.listen.map(listen::open_admin).transpose()?;
+        let (report_sender, reports) = flume::bounded(4 * cores + 4);
+        let (trigger, triggers) = reload::triggers();
+        // Early: a signal to end must not end the process otherwise once there are clients.
+        let on_hangup = reloader.is_some().then(|| trigger.clone());
+        signals::watch(report_sender.clone(), on_hangup).map_err(system("watching for signals"))?;
+        let mut server = Self {
+            addresses: listeners.addresses,
+            admin: admin.as_ref().map(|(address, _)| *address),
+            choice,
+            share,
+            descriptors: machine.descriptors,
+            controls: Vec::with_capacity(cores),
+            reports,
+            counters: (0..cores).map(|_| Arc::default()).collect(),
+            config,
+            early: None,
+        };
+        server.spawn_workers(listeners.by_worker, &report_sender)?;
+        server.await_workers()?;
+        let process = Arc::new(ProcessCounters::default());
+        if let Some((_, listener)) = admin {
+            let counted = Counted {
+                cores: server.counters.clone(),
+                process: Arc::clone(&process),
+            };
+            admin::spawn(listener, counted).map_err(system("starting the admin interface"))?;
+        }
+        server.say_listening();
+        if let Some(reloader) = reloader {
+            let watches = server.config.server.reload_on_change;
+            reload::spawn(reload::Parts {
+                reloader,
+                running: Arc::clone(&server.config),
+                triggers,
+                watch: watches.then_some(trigger),
+                workers: server.controls.clone(),
+                reports: report_sender,
+                counters: process,
+            })
+            .map_err(system("starting to watch the configuration"))?;
+        }
+        Ok(server)
+    }
+
+    fn spawn_workers(
+        &mut self,
+        listeners: Vec<Vec<std::os::fd::OwnedFd>>,
+        reports: &flume::Sender<Report>,
+    ) -> Result<(), ServerError> {
+        let cores = self.choice.cpus.len() as u16;
         let seed = random_seed()?;
-        let node = node_name(&config);
-        let (report_sender, reports) = flume::bounded(4 * cpus.len() + 4);
-        let counters: Vec<Arc<Counters>> = cpus.iter().map(|_| Arc::default()).collect();
-        let mut controls = Vec::new();
+        let node = node_name(&self.config);
         let ends = mesh::connect(cores).into_iter().zip(listeners);
-        for (core, ((mesh, listener), cpu)) in ends.zip(&cpus).enumerate() {
-            let own_config = Arc::clone(&config);
-            let own_node = node.clone();
-            let own_counters = Arc::clone(&counters[core]);
+        for (core, ((mesh, listeners), cpu)) in ends.zip(&self.choice.cpus).enumerate() {
+            let config = Arc::clone(&self.config);
+            let node = node.clone();
+            let counters = Arc::clone(&self.counters[core]);
             let own_seed = seed[0] ^ (core as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let core = core as u16;
+            let share = self.share;
             let parts = move || {
                 let mut rng = Rng::new(own_seed);
                 let routes = Routes::new(cores, seed);
                 let hub_rng = Rng::new(rng.next_u64());
                 Parts {
                     core,
-                    hub: Hub::new(core, routes, Arc::clone(&own_config), hub_rng),
-                    config: own_config,
-                    share: MachineShare {
-                        connections: u32::MAX,
-                        memory_bytes: usize::MAX,
-                    },
-                    node: own_node,
+                    hub: Hub::new(core, routes, Arc::clone(&config), hub_rng),
+                    config,
+                    share,
+                    node,
                     mesh,
-                    counters: own_counters,
+                    counters,
                     rng,
                     now: Now::default(),
                 }
             };
-            let (control, orders) = flume::bounded(4);
-            controls.push(control);
+            let (control, orders) = flume::bounded(CONTROLS_MAX);
+            self.controls.push(control);
             let thread = Thread {
                 cpu: *cpu,
-                listeners: vec![listener],
-                engine: config.engine.clone(),
+                listeners,
+                engine: self.config.core(core).engine,
                 control: orders,
-                reports: report_sender.clone(),
+                reports: reports.clone(),
             };
             run::spawn(core, parts, thread).map_err(system("starting a worker's thread"))?;
         }
-        for _ in &cpus {
-            match reports.recv() {
-                Ok(Report::Ready(_)) => {}
+        Ok(())
+    }
+
+    fn await_workers(&mut self) -> Result<(), ServerError> {
+        let mut starting = self.controls.len();
+        while starting > 0 {
+            match self.reports.recv() {
+                Ok(Report::Ready(_)) => starting -= 1,
                 Ok(Report::Failed(core, message)) => {
                     return Err(ServerError::Worker { core, message });
                 }
-                Ok(Report::Finished { .. } | Report::Signal(_)) | Err(_) => {
+                Ok(Report::Signal(signal)) => self.early = Some(signal),
+                Ok(Report::Finished { .. } | Report::Reloaded(_)) | Err(_) => {
                     unreachable!("invariant: a worker's first report is ready or failed")
                 }
             }
         }
-        let admin = match admin {
-            Some((address, listener)) => {
-                let counters = counters.clone();
-                admin::spawn(listener, counters).map_err(system("starting the admin interface"))?;
-                Some(address)
-            }
-            None => None,
-        };
-        watch_signals(report_sender).map_err(system("watching for signals"))?;
-        info!(%address, cores, engine = "uring", "listening");
-        Ok(Self {
-            address,
-            admin,
-            cpus,
-            controls,
-            reports,
-            counters,
-            descriptors,
-            config,
-        })
+        Ok(())
     }
 
-    /// Where clients connect.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    fn say_listening(&self) {
+        let cores = self.choice.cpus.len();
+        for address in &self.addresses {
+            info!(%address, cores, engine = ENGINE, "listening");
+        }
+        let cpus = cpus::numbers(&self.choice.cpus);
+        if let Some(why) = &self.choice.why {
+            info!(cpus, why, "cores chosen");
+        }
+        if let Some(warning) = &self.choice.warning {
+            warn!(cpus, "{warning}");
+        }
+    }
+
+    /// Where clients connect: every address, the first worker's first.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// What each worker counts, by core.
@@ -208,76 +292,113 @@ impl Server {
 
     /// What an operator should see first, as text for people. Its last line is `ready`.
     pub fn banner(&self) -> String {
-        let mut text = format!("tidegate {}\n", env!("CARGO_PKG_VERSION"));
-        let mut line = |name: &str, value: &dyn fmt::Display| {
-            let _ = writeln!(text, "  {name:<11} {value}");
+        let banner = Banner {
+            config: &self.config,
+            addresses: &self.addresses,
+            admin: self.admin,
+            cpus: &self.choice.cpus,
+            why: self.choice.why.as_deref(),
+            engine: ENGINE,
+            descriptors: self.descriptors,
+            share: self.share,
         };
-        line("listening", &format_args!("ws://{}/ws", self.address));
-        if self.config.server.demo {
-            line("echo", &format_args!("ws://{}/echo", self.address));
-        }
-        if let Some(admin) = self.admin {
-            line("admin", &format_args!("http://{admin}"));
-        }
-        let cpus: Vec<String> = self.cpus.iter().map(usize::to_string).collect();
-        let noun = if cpus.len() == 1 { "worker" } else { "workers" };
-        line(
-            "cores",
-            &format_args!("{} ({} {noun})", cpus.join(","), cpus.len()),
-        );
-        let release = nix::sys::utsname::uname().map_or_else(
-            |_| String::new(),
-            |name| name.release().to_string_lossy().into_owned(),
-        );
-        line("engine", &format_args!("uring (Linux {release})"));
-        line("limits", &format_args!("{} descriptors", self.descriptors));
-        text.push_str("  ready\n");
-        text
+        banner.text()
     }
 
-    /// Waits for SIGTERM or SIGINT, then closes every client with 1012 and returns.
+    /// Waits for SIGTERM or SIGINT, then for the workers to close every client, for
+    /// `drain.deadline` and a grace at most. Says how that went.
     ///
     /// # Errors
     /// If a worker fails.
-    pub fn wait(self) -> Result<(), ServerError> {
+    pub fn wait(mut self) -> Result<Outcome, ServerError> {
+        let signal = self.await_signal()?;
+        info!(signal, "stopping: clients are told to come back");
+        let outcome = self.drain()?;
+        match outcome {
+            Outcome::Drained => info!("stopped"),
+            Outcome::Cut { clients, workers } => {
+                warn!(
+                    clients,
+                    workers, "stopped by the deadline, not everyone was gone"
+                );
+            }
+            Outcome::Interrupted => warn!("a second signal: ending at once"),
+        }
+        Ok(outcome)
+    }
+
+    fn await_signal(&mut self) -> Result<i32, ServerError> {
+        if let Some(signal) = self.early.take() {
+            return Ok(signal);
+        }
         loop {
             match self.reports.recv() {
-                Ok(Report::Signal(signal)) => {
-                    info!(signal, "stopping: clients are told to come back");
-                    break;
-                }
+                Ok(Report::Signal(signal)) => return Ok(signal),
+                Ok(Report::Reloaded(config)) => self.config = config,
                 Ok(Report::Failed(core, message)) => {
                     return Err(ServerError::Worker { core, message });
                 }
-                Ok(Report::Ready(_) | Report::Finished { .. }) | Err(_) => {}
+                Ok(Report::Ready(_) | Report::Finished { .. }) => {}
+                Err(_) => unreachable!("invariant: the signals' thread holds a sender for ever"),
             }
         }
-        for control in &self.controls {
-            // A worker that does not take orders is waited for no longer than the others.
-            let _ = control.try_send(Control::Drain);
-        }
-        let deadline = Instant::now() + self.config.drain.deadline.0 + SHUTDOWN_GRACE;
-        let mut running = self.controls.len();
-        while running > 0 {
-            match self.reports.recv_deadline(deadline) {
-                Ok(Report::Finished { .. }) => running -= 1,
-                Ok(Report::Failed(core, message)) => {
-                    return Err(ServerError::Worker { core, message });
-                }
-                Ok(Report::Signal(signal)) => {
-                    warn!(signal, "a second signal: ending at once");
-                    std::process::exit(1);
-                }
-                Ok(Report::Ready(_)) => {}
-                Err(_) => {
-                    warn!(running, "workers did not finish in time");
-                    break;
-                }
-            }
-        }
-        info!("stopped");
-        Ok(())
     }
+
+    fn drain(&mut self) -> Result<Outcome, ServerError> {
+        let deadline = Instant::now() + self.config.drain.deadline.0 + SHUTDOWN_GRACE;
+        let mut untold = self.controls.clone();
+        let mut workers = self.controls.len();
+        let mut clients = 0;
+        while workers > 0 {
+            untold.retain(|worker| {
+                matches!(worker.try_send(Control::Drain), Err(TrySendError::Full(_)))
+            });
+            let until = if untold.is_empty() {
+                deadline
+            } else {
+                deadline.min(Instant::now() + DRAIN_ORDER_RETRY)
+            };
+            match self.reports.recv_deadline(until) {
+                Ok(Report::Finished { cut, .. }) => {
+                    workers -= 1;
+                    clients += cut;
+                }
+                Ok(Report::Failed(core, message)) => {
+                    return Err(ServerError::Worker { core, message });
+                }
+                Ok(Report::Signal(_)) => return Ok(Outcome::Interrupted),
+                Ok(Report::Ready(_) | Report::Reloaded(_)) => {}
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+                Err(_) => break,
+            }
+        }
+        Ok(if workers == 0 && clients == 0 {
+            Outcome::Drained
+        } else {
+            Outcome::Cut { clients, workers }
+        })
+    }
+}
+
+/// The engine of every worker.
+const ENGINE: &str = "uring";
+
+/// Orders that wait for one worker. A reload finds another way when there is no place, a drain
+/// tries again.
+const CONTROLS_MAX: usize = 4;
+
+/// How soon the order to drain is offered again to a worker that had no place for it.
+const DRAIN_ORDER_RETRY: Duration = Duration::from_millis(20);
+
+/// Each worker's processor.
+fn place(config: &Config, machine: &Machine) -> Result<Choice, ServerError> {
+    let spec = &config.server.cores;
+    let mut choice = cpus::choose(spec, machine).map_err(|message| ServerError::Cores {
+        cores: spec.clone(),
+        message,
+    })?;
+    choice.cpus = cpus::assign(&choice.cpus, config, machine).map_err(ServerError::Placement)?;
+    Ok(choice)
 }
 
 fn random_seed() -> Result<[u64; 4], ServerError> {
@@ -297,138 +418,6 @@ fn node_name(config: &Config) -> String {
         |_| "tidegate".to_owned(),
         |name| name.to_string_lossy().into_owned(),
     )
-}
-
-/// Raises the soft limit on descriptors to the hard one; says what holds now.
-fn raise_descriptor_limit() -> u64 {
-    match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((_, hard)) if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() => hard,
-        Ok((soft, _)) => soft,
-        Err(_) => 0,
-    }
-}
-
-/// The processors of `spec`, or all that the process may use.
-fn choose_cpus(spec: &str) -> Result<Vec<usize>, ServerError> {
-    let wrong = |message: String| ServerError::Cores {
-        cores: spec.to_owned(),
-        message,
-    };
-    let allowed = sched_getaffinity(Pid::from_raw(0))
-        .map_err(|e| system("asking which cores may be used")(e.into()))?;
-    let may_use = |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false);
-    let usable: Vec<usize> = (0..CpuSet::count()).filter(may_use).collect();
-    if spec.trim() == "all" {
-        return Ok(usable);
-    }
-    let listed: Vec<String> = usable.iter().map(usize::to_string).collect();
-    let listed = listed.join(",");
-    let mut cpus = Vec::new();
-    for part in spec.split(',').map(str::trim) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (Ok(first), Ok(last)) = (first.trim().parse(), last.trim().parse()) else {
-            return Err(wrong(
-                "expected \"all\" or a list such as \"0-3,6\"".to_owned(),
-            ));
-        };
-        for cpu in first..=last {
-            if !may_use(&cpu) {
-                return Err(wrong(format!(
-                    "core {cpu} may not be used here; may be used: {listed}"
-                )));
-            }
-            if cpus.contains(&cpu) {
-                return Err(wrong(format!("core {cpu} is listed twice")));
-            }
-            cpus.push(cpu);
-        }
-    }
-    if cpus.is_empty() {
-        return Err(wrong("no core is listed".to_owned()));
-    }
-    Ok(cpus)
-}
-
-/// One listening socket per core, all on one address.
-fn listen(
-    address: SocketAddr,
-    cores: u16,
-    backlog: u32,
-) -> Result<(SocketAddr, Vec<OwnedFd>), ServerError> {
-    let failed = |source| ServerError::Listen { address, source };
-    refuse_a_busy_port(address).map_err(failed)?;
-    let mut actual = address;
-    let mut listeners = Vec::new();
-    for _ in 0..cores {
-        let socket = bind(actual).map_err(failed)?;
-        // Accepted connections inherit it: frames go out as soon as they are written.
-        socket.set_tcp_nodelay(true).map_err(failed)?;
-        socket
-            .listen(i32::try_from(backlog).unwrap_or(i32::MAX))
-            .map_err(failed)?;
-        if actual.port() == 0 {
-            let bound = socket.local_addr().map_err(failed)?;
-            actual = bound.as_socket().unwrap_or(actual);
-        }
-        listeners.push(socket.into());
-    }
-    Ok((actual, listeners))
-}
-
-fn bind(address: SocketAddr) -> io::Result<Socket> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::STREAM.cloexec(), Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-/// SO_REUSEPORT would let a second gateway share the port in silence, each getting a part of the
-/// clients. So the port is first asked for without it.
-///
-/// A ring's teardown outlives its process for a moment and holds the listening socket: an
-/// address in use is asked for again for a while.
-fn refuse_a_busy_port(address: SocketAddr) -> io::Result<()> {
-    if address.port() == 0 {
-        return Ok(());
-    }
-    let deadline = Instant::now() + BUSY_PORT_PATIENCE;
-    loop {
-        let domain = Domain::for_address(address);
-        let socket = Socket::new(domain, Type::STREAM.cloexec(), Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        match socket.bind(&address.into()) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-const BUSY_PORT_PATIENCE: Duration = Duration::from_secs(1);
-
-fn bind_admin(address: SocketAddr) -> Result<(SocketAddr, TcpListener), ServerError> {
-    let failed = |source| ServerError::Listen { address, source };
-    let listener = TcpListener::bind(address).map_err(failed)?;
-    let actual = listener.local_addr().map_err(failed)?;
-    Ok((actual, listener))
-}
-
-fn watch_signals(reports: flume::Sender<Report>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    std::thread::Builder::new()
-        .name("tidegate-signals".to_owned())
-        .spawn(move || {
-            for signal in signals.forever() {
-                if reports.send(Report::Signal(signal)).is_err() {
-                    return;
-                }
-            }
-        })?;
-    Ok(())
 }
 
 fn system(action: &'static str) -> impl FnOnce(io::Error) -> ServerError {
