@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{Config, ConfigError, Listen, Log, LogFormat},
+    control::reload::Reloader,
     server::{Server, ServerError},
 };
 
@@ -58,7 +59,7 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
     let config = load(&args)?;
     start_logging(&config.log)?;
     let format = config.log.format;
-    let server = Server::start(config, None)?;
+    let server = Server::start(config, Some(reloader(args)))?;
     if format == LogFormat::Text {
         use std::io::Write;
         // A closed standard output is no reason not to serve.
@@ -78,7 +79,24 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if is_config || is_usage { 2 } else { 1 }
 }
 
-fn load(args: &ServeArgs) -> anyhow::Result<Config> {
+/// Reads again what the command line named.
+fn reloader(args: ServeArgs) -> Reloader {
+    let directory = args.config.as_ref().and_then(|path| {
+        let parent = path.parent()?;
+        let is_here = parent.as_os_str().is_empty();
+        Some(if is_here {
+            ".".into()
+        } else {
+            parent.to_owned()
+        })
+    });
+    Reloader {
+        load: Box::new(move || load(&args)),
+        directories: Box::new(move || directory.iter().cloned().collect()),
+    }
+}
+
+fn load(args: &ServeArgs) -> Result<Config, ConfigError> {
     let file = match &args.config {
         Some(path) => {
             let name = path.display().to_string();
