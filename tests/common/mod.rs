@@ -226,6 +226,13 @@ impl Counters {
             .unwrap_or_else(|| panic!("no counter {name} in {}", self.0))
     }
 
+    /// A number of the process.
+    pub(crate) fn process(&self, name: &str) -> u64 {
+        self.0["process"][name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no counter {name} of the process in {}", self.0))
+    }
+
     /// One value per core.
     pub(crate) fn per_core(&self, name: &str) -> Vec<u64> {
         self.0["cores"]
