@@ -27,6 +27,8 @@ pub enum Report {
         /// Clients that were cut at the drain's deadline, their close not answered.
         cut: u64,
     },
-    /// The process got this signal.
+    /// The process got this signal to end.
     Signal(i32),
+    /// This configuration is being taken up.
+    Reloaded(Arc<Config>),
 }

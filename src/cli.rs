@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{ConfigError, Flags, Log, LogFormat},
+    control::reload::Reloader,
     server::{Server, ServerError},
     sources::Sources,
 };
@@ -49,28 +50,28 @@ struct Args {
     settings: Vec<String>,
 }
 
-/// Runs what the command line asks for.
+/// Runs what the command line asks for; gives the process's exit code.
 ///
 /// # Errors
 /// With a chain of reasons for people. [`exit_code`] knows what it means for scripts.
-pub fn run(cli: Cli) -> anyhow::Result<()> {
+pub fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Some(Command::Serve(args)) => serve(args),
-        Some(Command::Check(args)) => check(args),
+        Some(Command::Check(args)) => check(args).map(|()| 0),
         None => serve(cli.serve),
     }
 }
 
-fn serve(args: Args) -> anyhow::Result<()> {
-    let (config, _) = sources(args).load()?;
+fn serve(args: Args) -> anyhow::Result<u8> {
+    let sources = sources(args);
+    let (config, _) = sources.load()?;
     start_logging(&config.log)?;
     let format = config.log.format;
-    let server = Server::start(config)?;
+    let server = Server::start(config, Some(reloader(sources)))?;
     if format == LogFormat::Text {
         print(&server.banner());
     }
-    server.wait()?;
-    Ok(())
+    Ok(server.wait()?.exit_code())
 }
 
 /// All that is printed is a configuration again.
@@ -95,6 +96,15 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         .downcast_ref::<ServerError>()
         .is_some_and(ServerError::is_usage);
     if is_config || is_usage { 2 } else { 1 }
+}
+
+/// Reads again all that the command line named.
+fn reloader(sources: Sources) -> Reloader {
+    let directories = sources.clone();
+    Reloader {
+        load: Box::new(move || sources.load().map(|(config, _)| config)),
+        directories: Box::new(move || directories.directories()),
+    }
 }
 
 fn sources(args: Args) -> Sources {

@@ -9,7 +9,8 @@
 //! - [`handler`]: the modes
 //! - [`engine`], [`worker`]: system calls; one turn after the other on each core
 //! - [`control`]: the operator's interface
-//! - [`sources`], [`server`], [`cli`]: what the configuration is read from; start and end
+//! - [`machine`], [`sources`], [`server`], [`cli`]: what there is to run on, what the configuration
+//!   is read from; start and end
 
 pub mod base;
 pub mod bridge;
@@ -19,6 +20,7 @@ pub mod control;
 pub mod engine;
 pub mod handler;
 pub mod hub;
+pub mod machine;
 pub mod proto;
 pub mod server;
 pub mod session;

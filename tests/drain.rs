@@ -4,6 +4,7 @@
 mod common;
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -42,7 +43,6 @@ struct Echo {
 
 /// What came of a client.
 struct Closed {
-    at: Instant,
     code: u16,
     reason: String,
     echoes: usize,
@@ -92,7 +92,6 @@ impl Echo {
         let mut echoes = 0;
         while let Some((opcode, payload)) = self.frame().await {
             if opcode == 8 {
-                let at = Instant::now();
                 let code = u16::from_be_bytes([payload[0], payload[1]]);
                 let reason = String::from_utf8_lossy(&payload[2..]).into_owned();
                 let mut answer = vec![0x88, 0x82, 0, 0, 0, 0];
@@ -100,7 +99,6 @@ impl Echo {
                 let _ = self.stream.write_all(&answer).await;
                 assert_eq!(self.frame().await, None, "something came after the close");
                 return Closed {
-                    at,
                     code,
                     reason,
                     echoes,
@@ -163,8 +161,10 @@ async fn ten_thousand_clients_are_spread_over_the_window() {
     server
         .wait("talk", |c| c.total("messages_in_total") > 1000)
         .await;
+    let admin = server.admin;
     let started = Instant::now();
     server.signal("TERM");
+    let pace = tokio::task::spawn_blocking(move || watch(admin));
     let mut all = Vec::with_capacity(CLIENTS);
     for closed in closed {
         all.push(closed.await.expect("no client fails"));
@@ -186,27 +186,59 @@ async fn ten_thousand_clients_are_spread_over_the_window() {
     let talkers = all.iter().filter(|closed| closed.echoes > 0).count();
     assert_eq!(talkers, CLIENTS / 50);
 
-    // As many in each eighth of the window, but for what the scheduling of this process blurs.
-    let slots = 8;
-    let mut counts = vec![0usize; slots];
-    for closed in &all {
-        let at = closed.at.duration_since(started).as_secs_f64() / WINDOW.as_secs_f64();
-        let slot = (at * slots as f64) as usize;
-        counts[slot.min(slots - 1)] += 1;
+    let samples = pace.await.expect("no panic");
+    assert_even(&samples, started);
+}
+
+/// So many clients had been closed at this time.
+type Sample = (Instant, u64);
+
+/// Reads how many clients have been closed, until all have been.
+fn watch(admin: SocketAddr) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let end = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < end {
+        let (_, body) = get(admin, "/counters");
+        let counters: serde_json::Value = serde_json::from_str(&body).expect("it is JSON");
+        let drained = counters["total"]["drained_total"]
+            .as_u64()
+            .expect("a number");
+        samples.push((Instant::now(), drained));
+        if drained == CLIENTS as u64 {
+            break;
+        }
+        // What is sampled is the passing of time.
+        std::thread::sleep(Duration::from_millis(20));
     }
-    let mean = CLIENTS / slots;
-    for count in &counts {
+    samples
+}
+
+/// Closed at an even pace over the window, and never above the cap.
+fn assert_even(samples: &[Sample], started: Instant) {
+    let at = |sample: &Sample| sample.0.duration_since(started).as_secs_f64();
+    let window = WINDOW.as_secs_f64();
+    let tolerated = CLIENTS as f64 / 10.0;
+    for sample in samples {
+        let expected = (at(sample) / window).min(1.0) * CLIENTS as f64;
+        let off = (sample.1 as f64 - expected).abs();
         assert!(
-            (mean * 7 / 10..=mean * 13 / 10).contains(count),
-            "not uniform: {counts:?}"
+            off <= tolerated,
+            "{} closed after {:.2} s, expected {expected:.0}",
+            sample.1,
+            at(sample)
         );
     }
-    let slot_seconds = WINDOW.as_secs_f64() / slots as f64;
-    let most = f64::from(CLOSES_PER_SECOND_MAX * 2) * slot_seconds;
-    assert!(
-        counts.iter().all(|count| (*count as f64) <= most),
-        "above the cap of {most}: {counts:?}"
-    );
+    let last = samples.last().expect("it was watched");
+    assert_eq!(last.1, CLIENTS as u64, "they were not all closed");
+    assert!(at(last) > window * 0.9, "it was over too early");
+    let cap = f64::from(CLOSES_PER_SECOND_MAX * 2);
+    for (n, from) in samples.iter().enumerate() {
+        // Over a quarter of a second and more, so that a late sample does not count.
+        for to in samples[n..].iter().filter(|to| at(to) - at(from) >= 0.25) {
+            let rate = (to.1 - from.1) as f64 / (at(to) - at(from));
+            assert!(rate <= cap * 1.1, "{rate:.0} a second, the cap is {cap}");
+        }
+    }
 }
 
 #[tokio::test]

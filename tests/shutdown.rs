@@ -11,7 +11,7 @@ use std::{
 use common::{
     Finished, Server,
     client::Client,
-    raw::{FIN, Raw, TEXT, frame},
+    raw::{CLOSE, FIN, Raw, TEXT, close_payload, frame},
     run, tidegate,
 };
 use serde_json::Value;
@@ -76,17 +76,68 @@ fn a_server_without_clients_ends_at_once() {
     }
 }
 
+/// The reason of the 1012 that the client got, which it has not answered.
+fn told_to_go(client: &mut Raw) -> String {
+    let close = client.expect_frame().close();
+    let (code, reason) = close.expect("a close");
+    assert_eq!(code, 1012, "{reason}");
+    reason
+}
+
+/// A client that never answers its close is cut at the deadline, and the exit code says so.
 #[test]
-fn a_second_signal_does_no_harm() {
-    let mut server = Server::start(&["--demo"]);
-    let _held = Raw::upgraded(server.addr, "/echo");
+fn a_drain_that_the_deadline_ends_exits_with_3() {
+    let drain = [
+        "--demo",
+        "--set",
+        "drain.window=100ms",
+        "--set",
+        "drain.deadline=500ms",
+        "--set",
+        "drain.notice=0s",
+    ];
+    let mut server = Server::start(&drain);
+    let mut held = Raw::upgraded(server.addr, "/echo");
     server.signal("TERM");
-    if server.is_running() {
-        server.signal("TERM");
+    retry_after(&told_to_go(&mut held));
+    assert_eq!(server.wait_exit().code(), Some(3));
+    let log = server.stderr();
+    assert!(log.contains("clients=1 workers=0"), "{log}");
+
+    // One that does answer is not cut, however short the deadline.
+    let mut server = Server::start(&drain);
+    let mut polite = Raw::upgraded(server.addr, "/echo");
+    server.signal("TERM");
+    told_to_go(&mut polite);
+    polite.send(&frame(FIN | CLOSE, &close_payload(1012, b"")));
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_at_once_with_4() {
+    for signals in [["TERM", "TERM"], ["TERM", "INT"], ["INT", "TERM"]] {
+        let mut server = Server::start(&["--demo", "--set", "drain.notice=0s"]);
+        let mut held = Raw::upgraded(server.addr, "/echo");
+        server.signal(signals[0]);
+        // The drain is under way, and waits for an answer that does not come.
+        told_to_go(&mut held);
+        assert!(server.is_running());
+        server.signal(signals[1]);
+        assert_eq!(server.wait_exit().code(), Some(4), "{signals:?}");
     }
-    // Ending at once because it was asked twice is as right as finishing the drain.
-    let status = server.wait_exit();
-    assert!(status.code().is_some(), "it ended by itself: {status:?}");
+}
+
+#[test]
+fn a_hangup_ends_nothing() {
+    let mut server = Server::start(&["--demo"]);
+    let mut echo = Raw::upgraded(server.addr, "/echo");
+    server.signal("HUP");
+    echo.send(&frame(FIN | TEXT, b"here"));
+    assert_eq!(echo.expect_text(), "here");
+    server.signal("HUP");
+    echo.send(&frame(FIN | CLOSE, &close_payload(1000, b"")));
+    echo.expect_close(1000);
+    assert_eq!(server.terminate().code(), Some(0));
 }
 
 #[tokio::test]

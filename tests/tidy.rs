@@ -29,7 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that stand above all layers.
-const TOP: &[&str] = &["server", "sources", "cli", "main", "lib"];
+const TOP: &[&str] = &["machine", "server", "sources", "cli", "main", "lib"];
 
 /// Modules that the test files of any layer may name too.
 const FOR_TESTS: &[&str] = &["base", "engine"];

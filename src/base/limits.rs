@@ -121,6 +121,18 @@ pub const EVICTION_LINGER: Duration = Duration::from_secs(1);
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the process waits for its workers beyond the drain's deadline.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// Descriptors that the process keeps for itself: standard streams, the log, the operator's
+/// interface, watches of files, look-ups.
+pub const DESCRIPTORS_RESERVED: u64 = 64;
+/// Descriptors that each worker needs beside its connections: rings, events, listeners.
+pub const DESCRIPTORS_PER_CORE_RESERVED: u64 = 16;
+
+/// How long a changed file must be left alone before the configuration is read again.
+pub const RELOAD_QUIET: Duration = Duration::from_millis(200);
+/// How long it may go on changing before the configuration is read all the same.
+pub const RELOAD_QUIET_MAX: Duration = Duration::from_secs(2);
+/// How long a reload waits for one worker to take its order, and then until it offers it again.
+pub const RELOAD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bytes of one configuration file.
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1024 * 1024;

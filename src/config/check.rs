@@ -102,7 +102,8 @@ impl Config {
         check_listen("server.listen", &server.listen.0, checks);
         checks.check(is_list_of_cores(&server.cores), &["server.cores"], || {
             format!(
-                "server.cores = {} does not fit; expected \"all\" or a list such as \"0-3,6\"",
+                "server.cores = {} does not fit; expected \"all\", \"physical\" or a list such as \
+                 \"0-3,6\"",
                 quoted(&server.cores)
             )
         });
@@ -349,7 +350,7 @@ fn check_listen(key: &str, listen: &[std::net::SocketAddr], checks: &mut Checks)
 /// `all`, or numbers and ranges of them. Which processors there are, only the machine knows.
 fn is_list_of_cores(text: &str) -> bool {
     let number = |text: &str| text.trim().parse::<usize>().ok();
-    text.trim() == "all"
+    matches!(text.trim(), "all" | "physical")
         || text.split(',').all(|part| match part.split_once('-') {
             Some((first, last)) => number(first)
                 .zip(number(last))

@@ -1,7 +1,7 @@
 //! The operator's HTTP interface.
 //!
-//! `GET /counters` answers `{"total": {name: number, …}, "cores": [{…}, …]}`; `GET /healthz`
-//! answers 200. It belongs on a private address: it authenticates nobody.
+//! `GET /counters` answers `{"total": {name: number, …}, "cores": [{…}, …], "process": {…}}`;
+//! `GET /healthz` answers 200. It belongs on a private address: it authenticates nobody.
 
 use std::{io, net::TcpListener, sync::Arc};
 
@@ -9,13 +9,23 @@ use axum::{Json, Router, extract::State, routing::get};
 use serde_json::{Map, Value, json};
 use tracing::error;
 
+use super::process::ProcessCounters;
 use crate::base::counters::Counters;
+
+/// What is reported.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// By core.
+    pub cores: Vec<Arc<Counters>>,
+    /// Of the process.
+    pub process: Arc<ProcessCounters>,
+}
 
 /// Serves on `listener` from a thread of its own, for as long as the process lives.
 ///
 /// # Errors
 /// If the system gives no thread, or the listener can't be used.
-pub fn spawn(listener: TcpListener, counters: Vec<Arc<Counters>>) -> io::Result<()> {
+pub fn spawn(listener: TcpListener, counted: Counted) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -27,7 +37,7 @@ pub fn spawn(listener: TcpListener, counters: Vec<Arc<Counters>>) -> io::Result<
             runtime.block_on(async {
                 let served = async {
                     let listener = tokio::net::TcpListener::from_std(listener)?;
-                    axum::serve(listener, router(counters)).await
+                    axum::serve(listener, router(counted)).await
                 };
                 if let Err(error) = served.await {
                     error!(%error, "the admin interface has ended");
@@ -37,17 +47,17 @@ pub fn spawn(listener: TcpListener, counters: Vec<Arc<Counters>>) -> io::Result<
     Ok(())
 }
 
-fn router(counters: Vec<Arc<Counters>>) -> Router {
+fn router(counted: Counted) -> Router {
     Router::new()
         .route("/counters", get(report))
         .route("/healthz", get(|| async { "ok\n" }))
-        .with_state(Arc::new(counters))
+        .with_state(Arc::new(counted))
 }
 
-async fn report(State(counters): State<Arc<Vec<Arc<Counters>>>>) -> Json<Value> {
+async fn report(State(counted): State<Arc<Counted>>) -> Json<Value> {
     let mut total = Map::new();
-    let mut cores = Vec::with_capacity(counters.len());
-    for core in counters.iter() {
+    let mut cores = Vec::with_capacity(counted.cores.len());
+    for core in &counted.cores {
         let mut own = Map::new();
         for (name, value) in core.snapshot() {
             let sum = total.get(name).and_then(Value::as_u64).unwrap_or(0);
@@ -56,5 +66,9 @@ async fn report(State(counters): State<Arc<Vec<Arc<Counters>>>>) -> Json<Value> 
         }
         cores.push(Value::Object(own));
     }
-    Json(json!({ "total": total, "cores": cores }))
+    let process = counted.process.snapshot().into_iter();
+    let process: Map<_, _> = process
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    Json(json!({ "total": total, "cores": cores, "process": process }))
 }

@@ -1,3 +1,6 @@
-//! L5: the control plane, one tokio thread. It reads what workers count and never holds them up.
+//! L5: the control plane: the operator's interface on one tokio thread, reloads on another. It
+//! reads what workers count, tells them what changed, and never holds them up.
 
 pub mod admin;
+pub mod process;
+pub mod reload;

@@ -291,11 +291,11 @@ impl SimKernel {
                     None => self.stats.late_cancels += 1,
                 }
             }
-            Submission::StopListener(listener) => {
-                let listener = &mut self.listeners[usize::from(listener)];
+            Submission::StopListener(listener_id) => {
+                let listener = &mut self.listeners[usize::from(listener_id)];
                 match &mut listener.accept {
                     Some(accept) => accept.cancel = Some(delay),
-                    None => listener.is_closed = true,
+                    None => self.close_listener(listener_id),
                 }
             }
         }

@@ -19,7 +19,7 @@ use crate::{
         limits::{DRAIN_CLOSES_PER_SECOND_MIN, MESSAGE_PATIENCE, TURN_CLOSES_MAX},
         time::Instant,
     },
-    config::Config,
+    config,
     engine::{CloseMode, ConnKey},
     handler::reply,
     hub::wire::LeaveReason,
@@ -43,10 +43,14 @@ enum Phase {
     Ending,
 }
 
-/// One way through all connections, at a pace.
+/// One way through all connections, at a pace: an even schedule, and a bucket that bounds how fast
+/// lost time is made up for.
 #[derive(Debug)]
 pub(super) struct Sweep {
-    pace: Rate,
+    started: Instant,
+    per_second: u64,
+    told: u64,
+    cap: Rate,
     bucket: Bucket,
     /// Connections below this position have been told.
     cursor: usize,
@@ -54,21 +58,25 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    /// A way past `clients` clients in the time of `config`.
-    fn new(now: Instant, clients: u32, config: &Config) -> Self {
-        let drain = &config.drain;
+    /// A way past `clients` clients in the time of `drain`.
+    fn new(now: Instant, clients: u32, drain: &config::Drain) -> Self {
         let window = drain.window.0.as_nanos().max(1);
-        let spread = u128::from(clients) * 1_000_000_000 / window;
+        let spread = (u128::from(clients) * NANOS_PER_SECOND).div_ceil(window);
         let mut per_second = u64::try_from(spread)
             .unwrap_or(u64::MAX)
             .max(DRAIN_CLOSES_PER_SECOND_MIN);
+        let mut most = per_second.saturating_mul(5) / 4;
         if drain.closes_per_second_max > 0 {
-            per_second = per_second.min(drain.closes_per_second_max.into());
+            most = most.min(drain.closes_per_second_max.into());
+            per_second = per_second.min(most);
         }
-        // A burst of one turn of the timer wheel: finer wakes would be many and buy nothing.
-        let pace = Rate::new(per_second, (per_second / 64).max(1));
+        // A sixteenth of a second at once: who looks a little late has lost nothing.
+        let cap = Rate::new(most, (most / 16).max(1));
         Self {
-            pace: pace.expect("invariant: a pace is at least 1"),
+            started: now,
+            per_second,
+            told: 0,
+            cap: cap.expect("invariant: a pace is at least 1"),
             bucket: Bucket::default(),
             cursor: 0,
             next_at: now,
@@ -77,8 +85,18 @@ impl Sweep {
 
     /// Whether one more may be told now; if not, it notes when.
     fn may_tell(&mut self, now: Instant) -> bool {
-        match self.bucket.try_take(now, self.pace, 1) {
-            Ok(()) => true,
+        let after = u128::from(self.told) * NANOS_PER_SECOND / u128::from(self.per_second);
+        let after = Duration::from_nanos(u64::try_from(after).unwrap_or(u64::MAX));
+        let scheduled = self.started.plus(after);
+        if now < scheduled {
+            self.next_at = scheduled;
+            return false;
+        }
+        match self.bucket.try_take(now, self.cap, 1) {
+            Ok(()) => {
+                self.told += 1;
+                true
+            }
             Err(wait) => {
                 self.next_at = now.plus(wait);
                 false
@@ -86,6 +104,8 @@ impl Sweep {
         }
     }
 }
+
+const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
 impl Core {
     /// Begins the end.
@@ -99,7 +119,7 @@ impl Core {
         self.drain = Some(Drain {
             deadline: now.plus(self.config.drain.deadline.0),
             phase: Phase::Telling,
-            sweep: Sweep::new(now, clients, &self.config),
+            sweep: Sweep::new(now, clients, &self.config.drain),
             cut: 0,
         });
     }
@@ -107,7 +127,7 @@ impl Core {
     /// Begins the end of the connections whose route is gone.
     pub(super) fn begin_retiring(&mut self) {
         let clients = self.routes.connections();
-        self.retiring = Some(Sweep::new(self.now.mono, clients, &self.config));
+        self.retiring = Some(Sweep::new(self.now.mono, clients, &self.config.drain));
     }
 
     /// Whether the worker accepts no more.
@@ -344,5 +364,78 @@ impl Core {
     /// What a request for an upgrade is told while the worker drains.
     pub(super) const fn is_draining(&self) -> bool {
         self.drain.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{Drain, Span};
+
+    fn drain(window_ms: u64, closes_per_second_max: u32) -> Drain {
+        Drain {
+            window: Span(Duration::from_millis(window_ms)),
+            closes_per_second_max,
+            ..Drain::default()
+        }
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn few_clients_are_not_spread_over_a_long_window() {
+        let mut sweep = Sweep::new(at(0), 3, &drain(60_000, 0));
+        assert!(sweep.may_tell(at(0)));
+        assert!(!sweep.may_tell(at(0)));
+        assert_eq!(sweep.next_at, at(20));
+        assert!(sweep.may_tell(at(20)) && sweep.may_tell(at(40)));
+    }
+
+    proptest! {
+        /// Looked at now and then, with pauses: never more than the schedule, never above the
+        /// cap, and over with the window if it is looked at often enough.
+        #[test]
+        fn it_keeps_to_its_schedule_and_its_cap(
+            clients in 1u32..5_000,
+            window_ms in 100u64..20_000,
+            cap in prop_oneof![Just(0u32), 100u32..5_000],
+            pauses in proptest::collection::vec(0u64..40, 2_000),
+        ) {
+            let drain = drain(window_ms, cap);
+            let mut sweep = Sweep::new(at(0), clients, &drain);
+            let spread = f64::from(clients) * 1000.0 / window_ms as f64;
+            let mut per_second = spread.ceil().max(DRAIN_CLOSES_PER_SECOND_MIN as f64);
+            let mut most = per_second * 1.25;
+            if cap > 0 {
+                most = most.min(f64::from(cap));
+                per_second = per_second.min(most);
+            }
+            let (mut now, mut told) = (0, 0u32);
+            let mut since = (0, 0);
+            for pause in pauses {
+                now += pause;
+                while told < clients && sweep.may_tell(at(now)) {
+                    told += 1;
+                }
+                let scheduled = now as f64 / 1000.0 * per_second + 1.0;
+                prop_assert!(f64::from(told) <= scheduled + 0.001);
+                if now - since.0 >= 500 {
+                    let rate = f64::from(told - since.1) * 1000.0 / (now - since.0) as f64;
+                    prop_assert!(rate <= most * 1.15 + 4.0, "{rate} above {most}");
+                    since = (now, told);
+                }
+                if told < clients {
+                    prop_assert!(sweep.next_at > at(now));
+                }
+            }
+            let needed = f64::from(clients) / per_second * 1000.0;
+            if now as f64 > needed + 200.0 {
+                prop_assert_eq!(told, clients, "after {} of {}", now, needed);
+            }
+        }
     }
 }

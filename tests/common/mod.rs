@@ -34,7 +34,10 @@ pub(crate) struct Server {
     child: Child,
     /// Where clients connect.
     pub(crate) addr: SocketAddr,
-    admin: SocketAddr,
+    /// All addresses where they do, that one first.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Where its counters are.
+    pub(crate) admin: SocketAddr,
     stderr: Arc<Mutex<String>>,
 }
 
@@ -55,7 +58,11 @@ impl Server {
 
     /// Like [`Server::start`], listening at `listen`.
     pub(crate) fn start_at(listen: &str, args: &[&str]) -> Self {
-        let mut command = Self::command(listen, args);
+        Self::start_by(Self::command(listen, args))
+    }
+
+    /// The gateway that `command` starts.
+    pub(crate) fn start_by(mut command: Command) -> Self {
         let mut child = command.spawn().expect("the gateway's binary starts");
         let stderr = collect(child.stderr.take().expect("stderr is piped"));
         let banner = match read_banner(&mut child) {
@@ -69,7 +76,8 @@ impl Server {
         };
         Self {
             child,
-            addr: banner.listening,
+            addr: banner.listening[0],
+            addresses: banner.listening,
             admin: banner.admin,
             stderr,
         }
@@ -160,6 +168,21 @@ impl Server {
             .expect("VmRSS is in /proc/<pid>/status")
     }
 
+    /// The processors on which the thread of this name may run, as the kernel lists them.
+    pub(crate) fn cpus_of(&self, thread: &str) -> Option<String> {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let tasks = std::fs::read_dir(tasks).expect("the gateway runs");
+        tasks.flatten().find_map(|task| {
+            let read = |name| std::fs::read_to_string(task.path().join(name)).ok();
+            let is_it = read("comm")?.trim() == thread;
+            let status = is_it.then(|| read("status"))??;
+            let cpus = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+            Some(cpus.trim().to_owned())
+        })
+    }
+
     /// Open descriptors of the process.
     pub(crate) fn fd_count(&self) -> usize {
         let path = format!("/proc/{}/fd", self.child.id());
@@ -224,6 +247,13 @@ impl Counters {
         self.0["total"][name]
             .as_u64()
             .unwrap_or_else(|| panic!("no counter {name} in {}", self.0))
+    }
+
+    /// A number of the process.
+    pub(crate) fn process(&self, name: &str) -> u64 {
+        self.0["process"][name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no counter {name} of the process in {}", self.0))
     }
 
     /// One value per core.
@@ -420,7 +450,7 @@ impl Poll {
 }
 
 struct Banner {
-    listening: SocketAddr,
+    listening: Vec<SocketAddr>,
     admin: SocketAddr,
 }
 
@@ -443,16 +473,17 @@ fn read_banner(child: &mut Child) -> Result<Banner, Vec<String>> {
             continue;
         }
         let find = |key: &str, scheme: &str, path: &str| {
-            lines.iter().find_map(|line| {
+            let found = lines.iter().filter_map(|line| {
                 let url = line.trim_start().strip_prefix(key)?.trim();
                 let host = url.strip_prefix(scheme)?.strip_suffix(path)?;
                 host.parse().ok()
-            })
+            });
+            found.collect::<Vec<SocketAddr>>()
         };
         let listening = find("listening ", "ws://", "/ws");
         let admin = find("admin ", "http://", "");
-        return match (listening, admin) {
-            (Some(listening), Some(admin)) => Ok(Banner { listening, admin }),
+        return match (listening.is_empty(), admin.first()) {
+            (false, Some(&admin)) => Ok(Banner { listening, admin }),
             _ => Err(lines),
         };
     }

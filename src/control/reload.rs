@@ -1,0 +1,438 @@
+//! Another configuration while the gateway runs: when it is asked for (SIGHUP) or its files
+//! change, it is read, checked, compared with the running one, and handed to every worker.
+//!
+//! ```text
+//!   asked, or files changed and then left alone ──▶ load ──▶ wrong: told, counted, the old one stays
+//!                                                    │
+//!                        told, counted, handed out ◀─┴──▶ the same: nothing
+//! ```
+//!
+//! What only a restart can change keeps its running value and is named in a warning. Directories
+//! are watched, not files: editors replace files, and Kubernetes replaces the link that leads to
+//! them.
+
+use std::{
+    fmt, io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use flume::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
+use tracing::{debug, error, info, warn};
+
+use super::process::ProcessCounters;
+use crate::{
+    base::limits::{RELOAD_PATIENCE, RELOAD_QUIET, RELOAD_QUIET_MAX},
+    bridge::{Control, Report},
+    config::{Config, ConfigError, CoreFile},
+};
+
+/// Where another configuration comes from.
+pub struct Reloader {
+    /// Reads it as it is now, from all that it is made of.
+    pub load: Box<dyn Fn() -> Result<Config, ConfigError> + Send>,
+    /// The directories in which a change may concern it; asked before each load.
+    pub directories: Box<dyn Fn() -> Vec<PathBuf> + Send>,
+}
+
+impl fmt::Debug for Reloader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reloader").finish_non_exhaustive()
+    }
+}
+
+/// Why the configuration is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Somebody asks for it.
+    Asked,
+    /// Something in its directories has changed.
+    Changed,
+}
+
+/// Triggers that may wait. One that finds no place is not needed: what waits leads to a load that
+/// is still to come.
+const TRIGGERS_MAX: usize = 16;
+
+/// A channel for triggers. `try_send` on it is enough.
+pub fn triggers() -> (Sender<Trigger>, Receiver<Trigger>) {
+    flume::bounded(TRIGGERS_MAX)
+}
+
+/// What a reload works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where configurations come from.
+    pub reloader: Reloader,
+    /// The validated one that runs.
+    pub running: Arc<Config>,
+    /// Where triggers arrive.
+    pub triggers: Receiver<Trigger>,
+    /// Where changes of files are noted, if they are to be watched for.
+    pub watch: Option<Sender<Trigger>>,
+    /// The workers, by core.
+    pub workers: Vec<Sender<Control>>,
+    /// Who waits for the end, to know by which configuration.
+    pub reports: Sender<Report>,
+    /// What is counted.
+    pub counters: Arc<ProcessCounters>,
+}
+
+/// Reloads from a thread of its own, for as long as the process lives.
+///
+/// # Errors
+/// If the system gives no thread.
+pub fn spawn(parts: Parts) -> io::Result<()> {
+    // Watched from now on, not from whenever the thread first runs.
+    let watch = parts.watch.clone().map(Watch::new);
+    let mut reload = Reload {
+        behind: vec![false; parts.workers.len()],
+        told: String::new(),
+        watch,
+        parts,
+    };
+    reload.watch_directories();
+    if let Some(trigger) = &reload.parts.watch {
+        // What changed between the first load and the watch.
+        let _ = trigger.try_send(Trigger::Changed);
+    }
+    std::thread::Builder::new()
+        .name("tidegate-reload".to_owned())
+        .spawn(move || reload.run())?;
+    Ok(())
+}
+
+struct Reload {
+    parts: Parts,
+    watch: Option<Watch>,
+    /// Which workers have not taken the running configuration yet.
+    behind: Vec<bool>,
+    /// What was last said about a configuration, so that files that go on changing do not have it
+    /// said again and again.
+    told: String,
+}
+
+impl Reload {
+    fn run(mut self) {
+        loop {
+            let trigger = if self.behind.contains(&true) {
+                match self.parts.triggers.recv_timeout(RELOAD_PATIENCE) {
+                    Ok(trigger) => trigger,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.hand_out();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            } else {
+                match self.parts.triggers.recv() {
+                    Ok(trigger) => trigger,
+                    Err(_) => return,
+                }
+            };
+            if settle(
+                trigger,
+                &self.parts.triggers,
+                RELOAD_QUIET,
+                RELOAD_QUIET_MAX,
+            ) == Trigger::Asked
+            {
+                // Who asks is answered, whatever was said before.
+                self.told.clear();
+            }
+            self.reload();
+        }
+    }
+
+    fn reload(&mut self) {
+        // Before the files are read: what changes later is seen. Directories may have come, and
+        // a path may lead to another than before.
+        self.watch_directories();
+        let loaded = (self.parts.reloader.load)().and_then(|config| {
+            config.validate()?;
+            Ok(config)
+        });
+        let next = match loaded {
+            Ok(next) => next,
+            Err(error) => return self.refuse(&error.to_string()),
+        };
+        let strays = strays(&next, self.parts.workers.len());
+        if !strays.is_empty() {
+            return self.refuse(&strays);
+        }
+        let change = Change::between(&self.parts.running, next);
+        if !change.needs_restart.is_empty() {
+            let keys = change.needs_restart.join(", ");
+            if self.is_news(&keys) {
+                warn!(keys, "these changes take effect only after a restart");
+            }
+        }
+        if change.sections.is_empty() {
+            debug!("the configuration has not changed");
+            return;
+        }
+        self.told.clear();
+        self.parts.counters.reloads_total.inc();
+        info!(sections = change.sections.join(", "), "reloaded");
+        self.parts.running = Arc::new(change.config);
+        // Nobody waits for the end only if it has come.
+        let running = Arc::clone(&self.parts.running);
+        let _ = self.parts.reports.send(Report::Reloaded(running));
+        self.behind.fill(true);
+        self.hand_out();
+    }
+
+    fn refuse(&mut self, reason: &str) {
+        self.parts.counters.reload_failures_total.inc();
+        if self.is_news(reason) {
+            error!(reason, "not reloaded: the running configuration stays");
+        }
+    }
+
+    fn is_news(&mut self, text: &str) -> bool {
+        let is_news = self.told != text;
+        if is_news {
+            text.clone_into(&mut self.told);
+        }
+        is_news
+    }
+
+    /// Offers the running configuration to the workers that have not taken it.
+    fn hand_out(&mut self) {
+        let deadline = Instant::now() + RELOAD_PATIENCE;
+        for (core, behind) in self.behind.iter_mut().enumerate() {
+            if !*behind {
+                continue;
+            }
+            let worker = &self.parts.workers[core];
+            let order = Control::Reload(Arc::clone(&self.parts.running));
+            // The one that is late does not cost the others their own patience.
+            let sent = match worker.try_send(order) {
+                Ok(()) => true,
+                Err(TrySendError::Full(order)) => worker.send_deadline(order, deadline).is_ok(),
+                // It has failed, and the process ends of it.
+                Err(TrySendError::Disconnected(_)) => true,
+            };
+            if !sent {
+                warn!(core, "this worker does not take the configuration yet");
+            }
+            *behind = !sent;
+        }
+    }
+
+    fn watch_directories(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.follow((self.parts.reloader.directories)());
+        }
+    }
+}
+
+/// Waits until files have been left alone for `quiet`, `quiet_max` at most. Somebody who asks is
+/// not kept waiting. Says why a load is due.
+fn settle(
+    first: Trigger,
+    triggers: &Receiver<Trigger>,
+    quiet: Duration,
+    quiet_max: Duration,
+) -> Trigger {
+    let mut trigger = first;
+    let end = Instant::now() + quiet_max;
+    while trigger == Trigger::Changed {
+        let pause = quiet.min(end.saturating_duration_since(Instant::now()));
+        if pause.is_zero() {
+            break;
+        }
+        match triggers.recv_timeout(pause) {
+            Ok(next) => trigger = next,
+            Err(_) => break,
+        }
+    }
+    // What is waiting now is answered by the load to come.
+    for _ in 0..TRIGGERS_MAX {
+        match triggers.try_recv() {
+            Ok(Trigger::Asked) => trigger = Trigger::Asked,
+            Ok(Trigger::Changed) => {}
+            Err(_) => break,
+        }
+    }
+    trigger
+}
+
+/// Directories under observation.
+struct Watch {
+    watcher: Option<RecommendedWatcher>,
+    directories: Vec<PathBuf>,
+    /// Whether it was said that a directory can't be watched.
+    has_complained: bool,
+}
+
+impl Watch {
+    fn new(triggers: Sender<Trigger>) -> Self {
+        let noted = move |event: notify::Result<notify::Event>| {
+            // An error may be a lost event.
+            if event.map_or(true, |event| is_change(event.kind)) {
+                let _ = triggers.try_send(Trigger::Changed);
+            }
+        };
+        let watcher = notify::recommended_watcher(noted)
+            .inspect_err(|error| warn!(%error, "changes of files are not noticed; send SIGHUP"))
+            .ok();
+        Self {
+            watcher,
+            directories: Vec::new(),
+            has_complained: false,
+        }
+    }
+
+    /// Watches these and no others, each as its path leads to it now.
+    fn follow(&mut self, directories: Vec<PathBuf>) {
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
+        for old in self.directories.drain(..) {
+            // It may be gone, and its watch with it.
+            let _ = watcher.unwatch(&old);
+        }
+        for directory in directories {
+            match watcher.watch(&directory, RecursiveMode::NonRecursive) {
+                Ok(()) => self.directories.push(directory),
+                Err(error) if !self.has_complained => {
+                    self.has_complained = true;
+                    let directory = directory.display();
+                    warn!(%directory, %error, "changes of files are not noticed; send SIGHUP");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Whether something is different afterwards. Reading is not: our own would never end.
+const fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    }
+}
+
+/// The files of workers that do not exist, in words.
+fn strays(config: &Config, workers: usize) -> String {
+    let strays = config.cores.keys().filter(|n| usize::from(**n) >= workers);
+    let strays: Vec<String> = strays
+        .map(|n| format!("cores/{n}.toml: there is no worker {n}"))
+        .collect();
+    strays.join("\n")
+}
+
+/// What another configuration changes.
+#[derive(Debug)]
+struct Change {
+    /// It, with the running values of what needs a restart.
+    config: Config,
+    /// The sections in which it then differs.
+    sections: Vec<&'static str>,
+    /// The keys that it would change but can't.
+    needs_restart: Vec<String>,
+}
+
+/// Puts the running value of each field back into `$next`, and names those that differed.
+macro_rules! keep {
+    ($change:expr, $prefix:expr, $running:expr, $next:expr, $($field:ident),+) => {
+        $(if $running.$field != $next.$field {
+            $change.push(format!("{}.{}", $prefix, stringify!($field)));
+            $next.$field = $running.$field.clone();
+        })+
+    };
+}
+
+impl Change {
+    fn between(running: &Config, mut next: Config) -> Self {
+        let mut needs = Vec::new();
+        let server = &mut next.server;
+        keep!(
+            needs,
+            "server",
+            running.server,
+            server,
+            listen,
+            cores,
+            node,
+            backlog,
+            reload_on_change
+        );
+        let engine = &mut next.engine;
+        keep!(
+            needs,
+            "engine",
+            running.engine,
+            engine,
+            kind,
+            ring_entries,
+            cq_entries,
+            recv_buffers,
+            recv_buffer_bytes,
+            accept_batch,
+            busy_poll,
+            coalesce
+        );
+        keep!(needs, "log", running.log, next.log, format, level);
+        keep!(needs, "admin", running.admin, next.admin, listen);
+        let none = CoreFile::default();
+        let mut cores: Vec<u16> = running
+            .cores
+            .keys()
+            .chain(next.cores.keys())
+            .copied()
+            .collect();
+        cores.sort_unstable();
+        cores.dedup();
+        for core in cores {
+            let before = running.cores.get(&core).unwrap_or(&none);
+            let mut after = next.cores.remove(&core).unwrap_or_default();
+            let prefix = format!("cores.{core}");
+            keep!(
+                needs,
+                prefix,
+                before,
+                after,
+                cpu,
+                listen,
+                backlog,
+                engine,
+                ring_entries,
+                cq_entries,
+                recv_buffers,
+                recv_buffer_bytes,
+                accept_batch,
+                busy_poll,
+                coalesce
+            );
+            if after != none || running.cores.contains_key(&core) {
+                next.cores.insert(core, after);
+            }
+        }
+        let differs = [
+            ("server", running.server != next.server),
+            ("limits", running.limits != next.limits),
+            ("rooms", running.rooms != next.rooms),
+            ("routes", running.routes != next.routes),
+            ("drain", running.drain != next.drain),
+            ("cores", running.cores != next.cores),
+        ];
+        let sections = differs.iter().filter(|(_, differs)| *differs);
+        Self {
+            sections: sections.map(|(name, _)| *name).collect(),
+            needs_restart: needs,
+            config: next,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

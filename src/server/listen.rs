@@ -1,0 +1,216 @@
+//! L6: where each worker listens, and the sockets for it.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::ServerError;
+use crate::config::Config;
+
+/// Which addresses there are, and who listens at them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Every distinct address that is served, in the order in which workers name them.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// By worker, the positions in `addresses` of its own.
+    pub(super) by_worker: Vec<Vec<usize>>,
+}
+
+impl Plan {
+    /// What `config` asks for with `workers` workers. A worker with addresses of its own listens
+    /// only there; an address that two workers name is one, also with port 0.
+    pub(super) fn new(config: &Config, workers: u16) -> Self {
+        let mut plan = Self::default();
+        for worker in 0..workers {
+            let mut own = Vec::new();
+            for address in config.core(worker).listen {
+                let known = plan.addresses.iter().position(|known| *known == address);
+                let at = known.unwrap_or_else(|| {
+                    plan.addresses.push(address);
+                    plan.addresses.len() - 1
+                });
+                if !own.contains(&at) {
+                    own.push(at);
+                }
+            }
+            plan.by_worker.push(own);
+        }
+        plan
+    }
+}
+
+/// The sockets of a plan.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    /// The addresses with the ports that were given for 0.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// Each worker's own.
+    pub(super) by_worker: Vec<Vec<OwnedFd>>,
+}
+
+/// Listens as planned: for each address one socket for each worker that serves it. The kernel
+/// spreads an address's connections over its sockets.
+///
+/// # Errors
+/// If an address can't be had.
+pub(super) fn open(plan: &Plan, config: &Config) -> Result<Listeners, ServerError> {
+    // All before the first is taken: one may cover another, as 0.0.0.0 does.
+    for address in &plan.addresses {
+        refuse_a_busy_port(*address).map_err(refused(*address))?;
+    }
+    let mut addresses = plan.addresses.clone();
+    let mut by_worker = Vec::with_capacity(plan.by_worker.len());
+    for (worker, own) in plan.by_worker.iter().enumerate() {
+        let backlog = config.core(worker as u16).backlog;
+        let mut sockets = Vec::with_capacity(own.len());
+        for at in own {
+            let socket = listen(addresses[*at], backlog).map_err(refused(addresses[*at]))?;
+            if addresses[*at].port() == 0 {
+                let bound = socket.local_addr().map_err(refused(addresses[*at]))?;
+                addresses[*at] = bound.as_socket().unwrap_or(addresses[*at]);
+            }
+            sockets.push(socket.into());
+        }
+        by_worker.push(sockets);
+    }
+    Ok(Listeners {
+        addresses,
+        by_worker,
+    })
+}
+
+/// The operator's interface has one socket and shares its port with nobody.
+///
+/// # Errors
+/// If the address can't be had.
+pub(super) fn open_admin(address: SocketAddr) -> Result<(SocketAddr, TcpListener), ServerError> {
+    let listener = TcpListener::bind(address).map_err(refused(address))?;
+    let actual = listener.local_addr().map_err(refused(address))?;
+    Ok((actual, listener))
+}
+
+fn refused(address: SocketAddr) -> impl FnOnce(io::Error) -> ServerError {
+    move |source| ServerError::Listen { address, source }
+}
+
+fn listen(address: SocketAddr, backlog: u32) -> io::Result<Socket> {
+    let socket = socket(address)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    // Accepted connections inherit it: frames go out as soon as they are written.
+    socket.set_tcp_nodelay(true)?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket)
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+/// SO_REUSEPORT would let a second gateway share the port in silence, each getting a part of the
+/// clients. So the port is first asked for without it.
+///
+/// A ring's teardown outlives its process for a moment and holds the listening socket: an
+/// address in use is asked for again for a while.
+fn refuse_a_busy_port(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let deadline = Instant::now() + BUSY_PORT_PATIENCE;
+    loop {
+        match socket(address)?.bind(&address.into()) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+const BUSY_PORT_PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{CoreFile, Listen};
+
+    fn addresses(all: &[&str]) -> Vec<SocketAddr> {
+        all.iter().map(|address| address.parse().unwrap()).collect()
+    }
+
+    fn config(main: &[&str], files: &[(u16, &[&str])]) -> Config {
+        let mut config = Config::default();
+        config.server.listen = Listen(addresses(main));
+        for (core, own) in files {
+            let file = CoreFile {
+                listen: Some(Listen(addresses(own))),
+                ..CoreFile::default()
+            };
+            config.cores.insert(*core, file);
+        }
+        config
+    }
+
+    #[test]
+    fn all_workers_share_the_main_addresses() {
+        let plan = Plan::new(&config(&["127.0.0.1:1", "[::1]:2"], &[]), 3);
+        assert_eq!(plan.addresses, addresses(&["127.0.0.1:1", "[::1]:2"]));
+        assert_eq!(plan.by_worker, vec![vec![0, 1]; 3]);
+    }
+
+    #[test]
+    fn a_worker_with_its_own_listens_only_there() {
+        let files: [(u16, &[&str]); 2] = [
+            (1, &["127.0.0.1:9"]),
+            (2, &["127.0.0.1:9", "127.0.0.1:1", "127.0.0.1:9"]),
+        ];
+        let plan = Plan::new(&config(&["127.0.0.1:1"], &files), 3);
+        assert_eq!(plan.addresses, addresses(&["127.0.0.1:1", "127.0.0.1:9"]));
+        assert_eq!(plan.by_worker, [vec![0], vec![1], vec![1, 0]]);
+    }
+
+    #[test]
+    fn an_address_that_nobody_serves_is_not_taken() {
+        let files: [(u16, &[&str]); 1] = [(0, &["127.0.0.1:9"])];
+        let plan = Plan::new(&config(&["127.0.0.1:1"], &files), 1);
+        assert_eq!(plan.addresses, addresses(&["127.0.0.1:9"]));
+    }
+
+    #[test]
+    fn a_free_port_is_the_same_for_all_who_ask_for_it() {
+        let files: [(u16, &[&str]); 1] = [(2, &["127.0.0.2:0"])];
+        let config = config(&["127.0.0.1:0"], &files);
+        let plan = Plan::new(&config, 3);
+        let listeners = open(&plan, &config).unwrap();
+        let counts: Vec<usize> = listeners.by_worker.iter().map(Vec::len).collect();
+        assert_eq!(counts, [1, 1, 1]);
+        assert_eq!(listeners.addresses.len(), 2);
+        let bound = |fd: &OwnedFd| {
+            let listener = TcpListener::from(fd.try_clone().unwrap());
+            listener.local_addr().unwrap()
+        };
+        assert_eq!(bound(&listeners.by_worker[0][0]), listeners.addresses[0]);
+        assert_eq!(bound(&listeners.by_worker[1][0]), listeners.addresses[0]);
+        assert_eq!(bound(&listeners.by_worker[2][0]), listeners.addresses[1]);
+        assert!(listeners.addresses.iter().all(|address| address.port() > 0));
+    }
+
+    #[test]
+    fn the_busy_address_among_several_is_named() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let config = config(&["127.0.0.1:0", &address.to_string()], &[]);
+        let error = open(&Plan::new(&config, 2), &config).unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+        assert!(error.to_string().contains("in use"), "{error}");
+    }
+}
