@@ -131,7 +131,9 @@ pub const DESCRIPTORS_PER_CORE_RESERVED: u64 = 16;
 pub const RELOAD_QUIET: Duration = Duration::from_millis(200);
 /// How long it may go on changing before the configuration is read all the same.
 pub const RELOAD_QUIET_MAX: Duration = Duration::from_secs(2);
-/// How long a reload waits for one worker to take its order, and then until it offers it again.
+/// How soon a reload is offered again to a worker that had no place for it.
+pub const RELOAD_RETRY: Duration = Duration::from_millis(20);
+/// How long a worker may have no place for it before that is said.
 pub const RELOAD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bytes of one configuration file.

@@ -12,6 +12,7 @@
 //! them.
 
 use std::{
+    collections::BTreeSet,
     fmt, io,
     path::PathBuf,
     sync::Arc,
@@ -27,9 +28,9 @@ use tracing::{debug, error, info, warn};
 
 use super::process::ProcessCounters;
 use crate::{
-    base::limits::{RELOAD_PATIENCE, RELOAD_QUIET, RELOAD_QUIET_MAX},
+    base::limits::{RELOAD_PATIENCE, RELOAD_QUIET, RELOAD_QUIET_MAX, RELOAD_RETRY},
     bridge::{Control, Report},
-    config::{Config, ConfigError, CoreFile},
+    config::{Admin, Config, ConfigError, CoreFile, Engine, Log, Server},
 };
 
 /// Where another configuration comes from.
@@ -92,6 +93,7 @@ pub fn spawn(parts: Parts) -> io::Result<()> {
     let watch = parts.watch.clone().map(Watch::new);
     let mut reload = Reload {
         behind: vec![false; parts.workers.len()],
+        late_at: None,
         told: String::new(),
         watch,
         parts,
@@ -112,6 +114,8 @@ struct Reload {
     watch: Option<Watch>,
     /// Which workers have not taken the running configuration yet.
     behind: Vec<bool>,
+    /// When it is to be said that some have not.
+    late_at: Option<Instant>,
     /// What was last said about a configuration, so that files that go on changing do not have it
     /// said again and again.
     told: String,
@@ -120,8 +124,8 @@ struct Reload {
 impl Reload {
     fn run(mut self) {
         loop {
-            let trigger = if self.behind.contains(&true) {
-                match self.parts.triggers.recv_timeout(RELOAD_PATIENCE) {
+            let trigger = if self.is_anyone_behind() {
+                match self.parts.triggers.recv_timeout(RELOAD_RETRY) {
                     Ok(trigger) => trigger,
                     Err(RecvTimeoutError::Timeout) => {
                         self.hand_out();
@@ -166,17 +170,18 @@ impl Reload {
             return self.refuse(&strays);
         }
         let change = Change::between(&self.parts.running, next);
-        if !change.needs_restart.is_empty() {
-            let keys = change.needs_restart.join(", ");
-            if self.is_news(&keys) {
-                warn!(keys, "these changes take effect only after a restart");
+        let keys = change.needs_restart.join(", ");
+        if self.is_news(&format!("unchanged but for {keys}")) {
+            if !keys.is_empty() {
+                warn!(%keys, "these changes take effect only after a restart");
+            }
+            if change.sections.is_empty() {
+                debug!("the configuration has not changed");
             }
         }
         if change.sections.is_empty() {
-            debug!("the configuration has not changed");
             return;
         }
-        self.told.clear();
         self.parts.counters.reloads_total.inc();
         info!(sections = change.sections.join(", "), "reloaded");
         self.parts.running = Arc::new(change.config);
@@ -184,16 +189,20 @@ impl Reload {
         let running = Arc::clone(&self.parts.running);
         let _ = self.parts.reports.send(Report::Reloaded(running));
         self.behind.fill(true);
+        self.late_at = Some(Instant::now() + RELOAD_PATIENCE);
         self.hand_out();
     }
 
     fn refuse(&mut self, reason: &str) {
-        self.parts.counters.reload_failures_total.inc();
         if self.is_news(reason) {
-            error!(reason, "not reloaded: the running configuration stays");
+            self.parts.counters.reload_failures_total.inc();
+            // As it is: it has lines, and quotes a file's.
+            error!(%reason, "not reloaded: the running configuration stays");
         }
     }
 
+    /// Whether this was not said just before. The log may lie in a watched directory: a line for
+    /// each load would lead to the next.
     fn is_news(&mut self, text: &str) -> bool {
         let is_news = self.told != text;
         if is_news {
@@ -202,27 +211,32 @@ impl Reload {
         is_news
     }
 
-    /// Offers the running configuration to the workers that have not taken it.
+    /// Offers the running configuration to the workers that have not taken it. None is waited for:
+    /// one that is late does not keep the others.
     fn hand_out(&mut self) {
-        let deadline = Instant::now() + RELOAD_PATIENCE;
-        for (core, behind) in self.behind.iter_mut().enumerate() {
-            if !*behind {
-                continue;
+        for (behind, worker) in self.behind.iter_mut().zip(&self.parts.workers) {
+            if *behind {
+                let order = Control::Reload(Arc::clone(&self.parts.running));
+                // One that is gone has failed, and the process ends of it.
+                *behind = matches!(worker.try_send(order), Err(TrySendError::Full(_)));
             }
-            let worker = &self.parts.workers[core];
-            let order = Control::Reload(Arc::clone(&self.parts.running));
-            // The one that is late does not cost the others their own patience.
-            let sent = match worker.try_send(order) {
-                Ok(()) => true,
-                Err(TrySendError::Full(order)) => worker.send_deadline(order, deadline).is_ok(),
-                // It has failed, and the process ends of it.
-                Err(TrySendError::Disconnected(_)) => true,
-            };
-            if !sent {
-                warn!(core, "this worker does not take the configuration yet");
-            }
-            *behind = !sent;
         }
+        if !self.is_anyone_behind() {
+            self.late_at = None;
+        } else if self
+            .late_at
+            .is_some_and(|late_at| Instant::now() >= late_at)
+        {
+            self.late_at = None;
+            let cores = (0..self.behind.len()).filter(|core| self.behind[*core]);
+            let cores: Vec<String> = cores.map(|core| core.to_string()).collect();
+            let cores = cores.join(", ");
+            warn!(%cores, "these workers do not take the configuration yet");
+        }
+    }
+
+    fn is_anyone_behind(&self) -> bool {
+        self.behind.contains(&true)
     }
 
     fn watch_directories(&mut self) {
@@ -341,78 +355,41 @@ struct Change {
     needs_restart: Vec<String>,
 }
 
-/// Puts the running value of each field back into `$next`, and names those that differed.
+/// Puts the running value of each key back into `$next`, and names those that differed. Every key of
+/// the table must be among those that need a restart or those that do not, so that a new one is
+/// thought of here.
 macro_rules! keep {
-    ($change:expr, $prefix:expr, $running:expr, $next:expr, $($field:ident),+) => {
-        $(if $running.$field != $next.$field {
-            $change.push(format!("{}.{}", $prefix, stringify!($field)));
-            $next.$field = $running.$field.clone();
+    (
+        $needs:expr, $prefix:expr, $running:expr => $next:expr,
+        $table:ident { $($restart:ident),+ $(; $($open:ident),+)? }
+    ) => {{
+        let $table { $($restart: _,)+ $($($open: _,)+)? } = $running;
+        $(if $running.$restart != $next.$restart {
+            $needs.push(format!("{}.{}", $prefix, stringify!($restart)));
+            $next.$restart = $running.$restart.clone();
         })+
-    };
+    }};
 }
 
 impl Change {
     fn between(running: &Config, mut next: Config) -> Self {
         let mut needs = Vec::new();
-        let server = &mut next.server;
-        keep!(
-            needs,
-            "server",
-            running.server,
-            server,
-            listen,
-            cores,
-            node,
-            backlog,
-            reload_on_change
-        );
-        let engine = &mut next.engine;
-        keep!(
-            needs,
-            "engine",
-            running.engine,
-            engine,
-            kind,
-            ring_entries,
-            cq_entries,
-            recv_buffers,
-            recv_buffer_bytes,
-            accept_batch,
-            busy_poll,
-            coalesce
-        );
-        keep!(needs, "log", running.log, next.log, format, level);
-        keep!(needs, "admin", running.admin, next.admin, listen);
+        keep!(needs, "server", &running.server => next.server,
+            Server { listen, cores, node, backlog, reload_on_change; demo });
+        keep!(needs, "engine", &running.engine => next.engine,
+            Engine { kind, ring_entries, cq_entries, recv_buffers, recv_buffer_bytes,
+                accept_batch, busy_poll, coalesce });
+        keep!(needs, "log", &running.log => next.log, Log { format, level });
+        keep!(needs, "admin", &running.admin => next.admin, Admin { listen });
         let none = CoreFile::default();
-        let mut cores: Vec<u16> = running
-            .cores
-            .keys()
-            .chain(next.cores.keys())
-            .copied()
-            .collect();
-        cores.sort_unstable();
-        cores.dedup();
-        for core in cores {
+        let cores = running.cores.keys().chain(next.cores.keys()).copied();
+        for core in cores.collect::<BTreeSet<u16>>() {
             let before = running.cores.get(&core).unwrap_or(&none);
             let mut after = next.cores.remove(&core).unwrap_or_default();
-            let prefix = format!("cores.{core}");
-            keep!(
-                needs,
-                prefix,
-                before,
-                after,
-                cpu,
-                listen,
-                backlog,
-                engine,
-                ring_entries,
-                cq_entries,
-                recv_buffers,
-                recv_buffer_bytes,
-                accept_batch,
-                busy_poll,
-                coalesce
-            );
+            keep!(needs, format!("cores.{core}"), before => after,
+                CoreFile { cpu, listen, backlog, engine, ring_entries, cq_entries, recv_buffers,
+                    recv_buffer_bytes, accept_batch, busy_poll, coalesce;
+                    routes, connections_max, handshakes_inflight_max, memory_budget });
             if after != none || running.cores.contains_key(&core) {
                 next.cores.insert(core, after);
             }

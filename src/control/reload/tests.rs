@@ -157,6 +157,7 @@ fn reload(loads: Vec<Config>) -> (Reload, Vec<Receiver<Control>>, Receiver<Repor
     let (reports, reported) = flume::bounded(16);
     let reload = Reload {
         behind: vec![false; 2],
+        late_at: None,
         told: String::new(),
         watch: None,
         parts: Parts {
@@ -197,10 +198,14 @@ fn a_worker_that_is_late_gets_the_newest_and_the_others_theirs_at_once() {
     // Worker 0 has not taken the first yet.
     reload.reload();
     assert_eq!(reload.behind, [true, false]);
+    assert!(reload.late_at.is_some());
     assert_eq!(headers(&orders[1].try_recv().unwrap()), 6);
     assert_eq!(headers(&orders[0].try_recv().unwrap()), 5);
     reload.hand_out();
-    assert_eq!(reload.behind, [false, false]);
+    assert_eq!(
+        (&reload.behind[..], reload.late_at),
+        (&[false, false][..], None)
+    );
     assert_eq!(headers(&orders[0].try_recv().unwrap()), 6);
     assert!(orders[1].is_empty());
     assert_eq!(reported.len(), 2);
@@ -213,12 +218,14 @@ fn a_bad_one_and_the_same_one_are_handed_to_nobody() {
     bad.limits.rooms_per_client = 0;
     let mut stray = Config::default();
     stray.cores.insert(2, CoreFile::default());
-    let (mut reload, orders, reported) = reload(vec![bad, stray, Config::default()]);
-    for _ in 0..3 {
+    let loads = vec![bad.clone(), bad, stray, Config::default()];
+    let (mut reload, orders, reported) = reload(loads);
+    for _ in 0..4 {
         reload.reload();
     }
     assert!(orders.iter().all(Receiver::is_empty));
     assert!(reported.is_empty());
+    // The same refusal twice in a row is one.
     let counters = reload.parts.counters.snapshot();
     assert_eq!(counters.map(|(_, value)| value), [0, 2]);
 }
