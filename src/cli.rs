@@ -39,7 +39,7 @@ struct Args {
     /// Where clients connect [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
-    /// Cores to use, as `0-3,6`; `all` is every one that the process may use.
+    /// Cores to use, as `0-3,6`; `all` is every one that the process may use, `physical` one thread of each.
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
     /// Serve /echo as well.

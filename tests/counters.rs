@@ -85,6 +85,8 @@ fn every_counter_is_documented() {
         .filter_map(|row| row.split(" |").next())
         .flat_map(|cell| cell.split(", "))
         .map(|name| name.trim_matches('`'))
+        // Of the process, not of a core.
+        .filter(|name| *name != "reload_failures_total")
         .filter(|name| name.ends_with("_total") || Counters::NAMES.iter().any(|(n, _)| n == name))
         .collect();
     let counted = Counters::NAMES.iter().map(|(name, _)| *name).collect();
