@@ -11,6 +11,11 @@ pub mod sim;
 pub mod slots;
 #[allow(
     unsafe_code,
+    reason = "asks the system about descriptors that it borrows"
+)]
+pub mod socket;
+#[allow(
+    unsafe_code,
     reason = "the kernel reads and writes memory that this file lends it"
 )]
 pub mod uring;
@@ -138,14 +143,25 @@ pub trait Engine {
     /// Gives a chunk's buffer back.
     fn release(&mut self, chunk: Chunk);
 
-    /// Takes accepting up again after [`Event::AcceptFailed`].
+    /// Takes accepting up again after [`Event::AcceptFailed`]; does nothing while it is paused.
     fn resume_accept(&mut self, listener: ListenerId);
+
+    /// Stops taking connections on every listener without closing any: the kernel queues them.
+    /// What was accepted before the pause holds still comes as [`Event::Accepted`].
+    fn pause_accepting(&mut self);
+
+    /// Takes connections again on every listener after [`Engine::pause_accepting`].
+    fn resume_accepting(&mut self);
 
     /// Ends accepting on every listener for good and closes them.
     fn stop_accepting(&mut self);
 
     /// The peer's address; none if it is gone already.
     fn peer_addr(&self, conn: ConnKey) -> Option<SocketAddr>;
+
+    /// Bytes that the kernel has taken to send and the peer has not acknowledged; 0 if the
+    /// connection is gone already. Costs a system call.
+    fn unsent_bytes(&self, conn: ConnKey) -> usize;
 
     /// Receives until told otherwise.
     fn resume_receive(&mut self, conn: ConnKey);

@@ -124,6 +124,7 @@ enum Submission {
     CancelReceive(usize),
     CancelSend(usize),
     Close(usize, Tag),
+    CancelAccept(ListenerId),
     StopListener(ListenerId),
 }
 
@@ -283,11 +284,18 @@ impl SimKernel {
             Submission::Close(id, tag) => {
                 self.streams[id].close = Some(Pending::new(tag, (), delay));
             }
+            Submission::CancelAccept(listener) => {
+                let after = self.rng.below(self.config.faults.cancel_delay_max + 1);
+                self.stats.cancels += 1;
+                match &mut self.listeners[usize::from(listener)].accept {
+                    Some(accept) => accept.cancel = Some(after),
+                    None => self.stats.late_cancels += 1,
+                }
+            }
             Submission::StopListener(listener) => {
-                let listener = &mut self.listeners[usize::from(listener)];
-                match &mut listener.accept {
+                match &mut self.listeners[usize::from(listener)].accept {
                     Some(accept) => accept.cancel = Some(delay),
-                    None => listener.is_closed = true,
+                    None => self.close_listener(listener),
                 }
             }
         }
@@ -303,6 +311,12 @@ impl Kernel for SimKernel {
         assert!(!state.is_stopping, "an accept on a stopped listener");
         state.owes_accept = true;
         self.submissions.push(Submission::Accept(listener));
+    }
+
+    fn cancel_accept(&mut self, listener: ListenerId) {
+        let state = &self.listeners[usize::from(listener)];
+        assert!(state.owes_accept, "a cancel of an accept that is over");
+        self.submissions.push(Submission::CancelAccept(listener));
     }
 
     fn stop_listener(&mut self, listener: ListenerId) {
@@ -381,6 +395,10 @@ impl Kernel for SimKernel {
 
     fn peer_addr(&self, socket: &SimSocket) -> Option<SocketAddr> {
         Some(PeerId(socket.0).addr())
+    }
+
+    fn unsent_bytes(&self, socket: &SimSocket) -> usize {
+        self.streams[socket.0].outbound.len()
     }
 
     fn enter(&mut self) {

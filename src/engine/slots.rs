@@ -24,11 +24,13 @@
 //! - Receives that found no buffer are armed again in order of arrival, never more of them than
 //!   there are buffers.
 
+mod accepting;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, net::SocketAddr};
 
+use self::accepting::Accepting;
 use super::{Chunk, CloseMode, ConnKey, Engine, Event, ListenerId};
 use crate::base::{
     segments::SendBatch,
@@ -122,6 +124,8 @@ pub trait Kernel {
 
     /// Arms the multishot accept of a listener.
     fn accept(&mut self, listener: ListenerId);
+    /// Cancels it; the listener stays open, and is armed again only after the last completion.
+    fn cancel_accept(&mut self, listener: ListenerId);
     /// Cancels it, and closes the listener with its last completion.
     fn stop_listener(&mut self, listener: ListenerId);
     /// How many listeners there are.
@@ -146,6 +150,8 @@ pub trait Kernel {
     fn close(&mut self, socket: Self::Socket, key: Key);
     /// The peer's address.
     fn peer_addr(&self, socket: &Self::Socket) -> Option<SocketAddr>;
+    /// Bytes taken to send and not acknowledged by the peer.
+    fn unsent_bytes(&self, socket: &Self::Socket) -> usize;
     /// Hands over what was asked for and lets finished work become completions.
     fn enter(&mut self);
     /// Whether something was asked for and not handed over yet.
@@ -172,7 +178,7 @@ pub struct Slots<K: Kernel> {
     starved: VecDeque<ConnKey>,
     /// Connections whose receive is halted, to be told of it.
     halted: VecDeque<ConnKey>,
-    accepting: bool,
+    accepting: Accepting,
     sends_in_flight: usize,
     buffers_out: usize,
     enobufs: u64,
@@ -209,11 +215,11 @@ impl<K: Kernel> Slots<K> {
     /// An engine over `kernel`, whose first keys carry `first_generation`.
     pub fn new(kernel: K, first_generation: u32) -> Self {
         Self {
+            accepting: Accepting::new(kernel.listeners()),
             kernel,
             slots: Slab::new(first_generation),
             starved: VecDeque::new(),
             halted: VecDeque::new(),
-            accepting: true,
             sends_in_flight: 0,
             buffers_out: 0,
             enobufs: 0,
@@ -263,11 +269,12 @@ impl<K: Kernel> Slots<K> {
         result: Result<K::Socket, i32>,
         more: bool,
     ) -> Option<Event> {
+        if !more {
+            self.accepting.ended(listener);
+        }
         match result {
             Ok(socket) => {
-                if !more && self.accepting {
-                    self.kernel.accept(listener);
-                }
+                self.arm_accept(listener);
                 let conn = self.slots.insert(Slot {
                     socket: Some(socket),
                     receive: Receive::Off,
@@ -276,12 +283,12 @@ impl<K: Kernel> Slots<K> {
                 });
                 Some(Event::Accepted { conn, listener })
             }
-            Err(libc::ECANCELED) if !self.accepting => None,
-            // The peer gave up, or the call was disturbed: the next accept may do better.
-            Err(libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO) => {
-                if !more && self.accepting {
-                    self.kernel.accept(listener);
-                }
+            // The peer gave up, or the call was disturbed or cancelled by a pause that is over:
+            // the next accept may do better.
+            Err(
+                libc::ECANCELED | libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO,
+            ) => {
+                self.arm_accept(listener);
                 None
             }
             Err(errno) => (!more).then_some(Event::AcceptFailed { listener, errno }),
@@ -418,6 +425,12 @@ impl<K: Kernel> Slots<K> {
         Some(Event::ReceivePaused { conn })
     }
 
+    fn arm_accept(&mut self, listener: ListenerId) {
+        if self.accepting.arm(listener) {
+            self.kernel.accept(listener);
+        }
+    }
+
     fn arm_receive(&mut self, conn: ConnKey) {
         let Some(slot) = self.slots.get_mut(conn) else {
             return;
@@ -499,13 +512,24 @@ impl<K: Kernel> Engine for Slots<K> {
     }
 
     fn resume_accept(&mut self, listener: ListenerId) {
-        if self.accepting {
-            self.kernel.accept(listener);
+        self.arm_accept(listener);
+    }
+
+    fn pause_accepting(&mut self) {
+        for listener in self.accepting.pause() {
+            self.kernel.cancel_accept(listener);
+        }
+    }
+
+    fn resume_accepting(&mut self) {
+        self.accepting.resume();
+        for listener in 0..self.kernel.listeners() {
+            self.arm_accept(listener);
         }
     }
 
     fn stop_accepting(&mut self) {
-        if std::mem::take(&mut self.accepting) {
+        if self.accepting.stop() {
             for listener in 0..self.kernel.listeners() {
                 self.kernel.stop_listener(listener);
             }
@@ -515,6 +539,11 @@ impl<K: Kernel> Engine for Slots<K> {
     fn peer_addr(&self, conn: ConnKey) -> Option<SocketAddr> {
         let socket = self.slots.get(conn)?.socket.as_ref()?;
         self.kernel.peer_addr(socket)
+    }
+
+    fn unsent_bytes(&self, conn: ConnKey) -> usize {
+        let socket = self.slots.get(conn).and_then(|slot| slot.socket.as_ref());
+        socket.map_or(0, |socket| self.kernel.unsent_bytes(socket))
     }
 
     fn resume_receive(&mut self, conn: ConnKey) {

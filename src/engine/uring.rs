@@ -28,6 +28,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::{
     Chunk, ListenerId,
     slots::{Completion, Kernel, Received, Tag},
+    socket,
 };
 use crate::base::{limits::SEND_SEGMENTS_MAX, paged::Paged, segments::SendBatch, slab::Key};
 
@@ -333,6 +334,10 @@ impl Kernel for UringKernel {
         self.start(Operation::Accept, listener_tag(listener), entry);
     }
 
+    fn cancel_accept(&mut self, listener: ListenerId) {
+        self.cancel(Operation::Accept, listener_tag(listener));
+    }
+
     fn stop_listener(&mut self, listener: ListenerId) {
         if let Some(socket) = self
             .listeners
@@ -429,6 +434,10 @@ impl Kernel for UringKernel {
 
     fn peer_addr(&self, socket: &OwnedFd) -> Option<SocketAddr> {
         socket2::SockRef::from(socket).peer_addr().ok()?.as_socket()
+    }
+
+    fn unsent_bytes(&self, socket: &OwnedFd) -> usize {
+        socket::unsent_bytes(socket.as_fd())
     }
 
     fn enter(&mut self) {

@@ -19,10 +19,7 @@ impl SimKernel {
         match accept.step(next_delay) {
             Step::Wait => return,
             Step::Go => {}
-            Step::Cancel => {
-                listener.is_closed = true;
-                return self.end_accept(id, Err(libc::ECANCELED));
-            }
+            Step::Cancel => return self.end_accept(id, Err(libc::ECANCELED)),
         }
         while !self.listeners[usize::from(id)].backlog.is_empty() {
             if self.fault(self.config.faults.accept_limit) {
@@ -54,17 +51,23 @@ impl SimKernel {
     fn end_accept(&mut self, listener: ListenerId, result: Result<SimSocket, i32>) {
         let state = &mut self.listeners[usize::from(listener)];
         state.accept = None;
-        state.is_closed |= state.is_stopping;
-        if state.is_closed {
-            for stream in std::mem::take(&mut state.backlog) {
-                self.abandon(stream);
-            }
+        if state.is_stopping {
+            self.close_listener(listener);
         }
         self.posted.push_back(Completion::Accept {
             listener,
             result,
             more: false,
         });
+    }
+
+    /// Whoever waits there is turned away.
+    pub(super) fn close_listener(&mut self, listener: ListenerId) {
+        let state = &mut self.listeners[usize::from(listener)];
+        state.is_closed = true;
+        for stream in std::mem::take(&mut state.backlog) {
+            self.abandon(stream);
+        }
     }
 
     /// A connection that nobody accepts any more.

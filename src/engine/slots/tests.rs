@@ -22,6 +22,7 @@ struct World {
     dead: Vec<ConnKey>,
     held: Vec<Chunk>,
     accept_failed: bool,
+    paused: bool,
     events: Vec<Event>,
 }
 
@@ -81,6 +82,7 @@ impl World {
             dead: Vec::new(),
             held: Vec::new(),
             accept_failed: false,
+            paused: false,
             events: Vec::new(),
         }
     }
@@ -269,6 +271,9 @@ impl World {
         if self.links.is_empty() || (self.links.len() < 12 && self.rng.one_in(20)) {
             self.connect();
         }
+        if self.rng.one_in(30) {
+            self.pause_accepting(!self.paused);
+        }
         let n = self.rng.below(self.links.len() as u64) as usize;
         let conn = self.links[n].conn;
         let link = &mut self.links[n];
@@ -339,6 +344,15 @@ impl World {
         }
     }
 
+    fn pause_accepting(&mut self, pause: bool) {
+        self.paused = pause;
+        if pause {
+            self.engine.pause_accepting();
+        } else {
+            self.engine.resume_accepting();
+        }
+    }
+
     /// Nothing that is asked for under a key whose connection is gone reaches its successor.
     fn use_dead_key(&mut self, dead: ConnKey) {
         let mut batch = SendBatch::default();
@@ -356,6 +370,7 @@ impl World {
 
     /// Peers read everything, the engine receives everything: what both sides have sent arrives.
     fn drain(&mut self) {
+        self.pause_accepting(false);
         for _ in 0..POLLS_MAX {
             for chunk in std::mem::take(&mut self.held) {
                 self.engine.release(chunk);
@@ -469,6 +484,73 @@ fn a_random_walk_loses_nothing_and_leaves_nothing_behind() {
         world.drain();
         world.finish();
     });
+}
+
+#[test]
+fn while_accepting_is_paused_connections_wait_and_none_is_lost() {
+    for_each_seed("engine::slots::tests::while_accepting", 100, |seed| {
+        let mut rng = Rng::new(seed);
+        let config = SimConfig {
+            faults: Faults {
+                accept_abort: 0,
+                ..Faults::draw(&mut rng)
+            },
+            ..SimConfig::default()
+        };
+        let mut world = World::new(seed, config);
+        for n in 0..20 {
+            if world.rng.one_in(2) {
+                world.connect();
+            }
+            world.pause_accepting(n % 2 == 0);
+            if world.rng.one_in(3) {
+                world.poll();
+            }
+        }
+        world.pause_accepting(true);
+        // The cancel may come late, and take connections with it.
+        for _ in 0..60 {
+            world.poll();
+        }
+        let late = world.connect();
+        for _ in 0..60 {
+            world.poll();
+        }
+        assert_eq!(world.links[late].conn, None, "accepted during a pause");
+        world.engine.resume_accept(0);
+        for _ in 0..60 {
+            world.poll();
+        }
+        assert_eq!(
+            world.links[late].conn, None,
+            "a failure's end ended the pause"
+        );
+        // Resumed, everybody who waits is accepted; stopped, nobody is left hanging.
+        if world.rng.one_in(2) {
+            world.drain();
+            assert!(world.links.iter().all(|link| link.conn.is_some()));
+        }
+        world.finish();
+    });
+}
+
+#[test]
+fn unsent_bytes_are_those_that_the_peer_has_not_read() {
+    let mut world = World::new(1, SimConfig::default());
+    let n = world.connect();
+    while world.links[n].conn.is_none() {
+        world.poll();
+    }
+    let conn = world.links[n].conn.unwrap();
+    world.send(n);
+    while world.links[n].sending {
+        world.poll();
+    }
+    assert_eq!(world.engine.unsent_bytes(conn), world.links[n].given);
+    world.drain();
+    assert_eq!(world.engine.unsent_bytes(conn), 0);
+    world.finish();
+    assert_eq!(world.engine.unsent_bytes(conn), 0, "a dead key has none");
 }
 
 #[test]
