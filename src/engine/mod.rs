@@ -2,11 +2,12 @@
 //!
 //! [`Engine`] is all that a worker knows of the kernel. Behind it stands one state machine for
 //! the life of a connection ([`slots`]), driven by a kernel of one's choice: [`uring`] is the
-//! product, [`sim`] a deterministic network for tests. An engine that works by readiness
-//! implements [`Engine`] directly.
+//! product, [`epoll`] serves where io_uring is forbidden, [`sim`] is a deterministic network for
+//! tests.
 //!
 //! An engine knows sockets and buffers; it must not know frames, sessions or rooms.
 
+pub mod epoll;
 pub mod sim;
 pub mod slots;
 #[allow(
@@ -19,6 +20,9 @@ pub mod socket;
     reason = "the kernel reads and writes memory that this file lends it"
 )]
 pub mod uring;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 
@@ -136,6 +140,9 @@ pub trait Engine {
 
     /// Hands everything asked for since to the kernel.
     fn submit(&mut self);
+
+    /// Whether it has work at hand that no wake will announce: who would wait polls again first.
+    fn has_work(&self) -> bool;
 
     /// The bytes of `chunk`, to be worked on in place.
     fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8];

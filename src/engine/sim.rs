@@ -435,6 +435,10 @@ impl Kernel for SimKernel {
         !self.submissions.is_empty()
     }
 
+    fn has_work(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     fn next_completion(&mut self) -> Option<Completion<SimSocket>> {
         let completion = self.ready.pop_front()?;
         match &completion {

@@ -1,6 +1,6 @@
 //! The life of a connection between submissions and completions.
 //!
-//! One state machine for every completion-based kernel. The receiving side of a slot:
+//! One state machine for every kernel that completes operations, or does as if. The receiving side of a slot:
 //!
 //! ```text
 //!            resume                 pause              last completion
@@ -21,16 +21,17 @@
 //! - A completion whose tag is not the slot's present generation is dropped, its buffer recycled.
 //! - Buffers in flight belong to the kernel side and come back with the completion.
 //! - One send in flight per connection; a short send continues where it stopped.
-//! - Receives that found no buffer are armed again in order of arrival, never more of them than
-//!   there are buffers.
+//! - Receives that found no buffer are armed again in order of arrival, those that got nothing
+//!   since they were armed first, never more of them than there are buffers.
 
 mod accepting;
+mod starved;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, net::SocketAddr};
 
-use self::accepting::Accepting;
+use self::{accepting::Accepting, starved::Starved};
 use super::{Chunk, CloseMode, ConnKey, Engine, Event, ListenerId};
 use crate::base::{
     segments::SendBatch,
@@ -156,6 +157,8 @@ pub trait Kernel {
     fn enter(&mut self);
     /// Whether something was asked for and not handed over yet.
     fn has_submissions(&mut self) -> bool;
+    /// Whether it can get on without news from outside, so that no wake announces it.
+    fn has_work(&self) -> bool;
     /// The next completion that is ready.
     fn next_completion(&mut self) -> Option<Completion<Self::Socket>>;
     /// A chunk's bytes.
@@ -175,7 +178,7 @@ pub trait Kernel {
 pub struct Slots<K: Kernel> {
     kernel: K,
     slots: Slab<Slot<K::Socket>>,
-    starved: VecDeque<ConnKey>,
+    starved: Starved,
     /// Connections whose receive is halted, to be told of it.
     halted: VecDeque<ConnKey>,
     accepting: Accepting,
@@ -189,6 +192,8 @@ struct Slot<S> {
     /// None once its close is in flight.
     socket: Option<S>,
     receive: Receive,
+    /// The receive has brought something since it was armed.
+    fed: bool,
     sending: bool,
     closing: bool,
 }
@@ -218,7 +223,7 @@ impl<K: Kernel> Slots<K> {
             accepting: Accepting::new(kernel.listeners()),
             kernel,
             slots: Slab::new(first_generation),
-            starved: VecDeque::new(),
+            starved: Starved::default(),
             halted: VecDeque::new(),
             sends_in_flight: 0,
             buffers_out: 0,
@@ -278,6 +283,7 @@ impl<K: Kernel> Slots<K> {
                 let conn = self.slots.insert(Slot {
                     socket: Some(socket),
                     receive: Receive::Off,
+                    fed: false,
                     sending: false,
                     closing: false,
                 });
@@ -315,6 +321,7 @@ impl<K: Kernel> Slots<K> {
         let pausing = slot.receive == Receive::Pausing;
         match received {
             Received::Data(chunk) => {
+                slot.fed = true;
                 if !more {
                     // The kernel may end a multishot receive with data in hand.
                     if pausing {
@@ -334,7 +341,8 @@ impl<K: Kernel> Slots<K> {
                 self.enobufs += 1;
                 if !more {
                     slot.receive = Receive::Starved;
-                    self.starved.push_back(conn);
+                    let fed = slot.fed;
+                    self.starved.push(conn, fed);
                 }
                 None
             }
@@ -437,15 +445,16 @@ impl<K: Kernel> Slots<K> {
         };
         if let Some(socket) = &slot.socket {
             slot.receive = Receive::Armed;
+            slot.fed = false;
             self.kernel.receive(socket, conn);
         }
     }
 
-    /// Arms receives that found no buffer: the oldest first, one per buffer that is free.
+    /// Arms receives that found no buffer, one per buffer that is free.
     fn feed_the_starved(&mut self) {
         let mut free = self.kernel.buffers_free();
         while free > 0 {
-            let Some(conn) = self.starved.pop_front() else {
+            let Some(conn) = self.starved.pop() else {
                 return;
             };
             let starved = |slot: &Slot<K::Socket>| slot.receive == Receive::Starved;
@@ -500,6 +509,10 @@ impl<K: Kernel> Engine for Slots<K> {
         if self.kernel.has_submissions() {
             self.kernel.enter();
         }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.halted.is_empty() || self.kernel.has_work()
     }
 
     fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8] {

@@ -1,4 +1,4 @@
-//! What is asked of a socket by its descriptor and has no safe wrapper in the libraries at hand.
+//! What is asked of a descriptor and has no safe wrapper in the libraries at hand.
 //!
 //! It must not know connections, nor own descriptors.
 
@@ -16,6 +16,12 @@ pub fn unsent_bytes(socket: BorrowedFd<'_>) -> usize {
     } else {
         0
     }
+}
+
+/// The descriptor of an epoll set, which mio lends only as a number.
+pub fn poll_fd(poll: &mio::Poll) -> BorrowedFd<'_> {
+    // SAFETY: the set owns the descriptor, and the borrow of the set outlives the result.
+    unsafe { BorrowedFd::borrow_raw(poll.as_raw_fd()) }
 }
 
 #[cfg(test)]
