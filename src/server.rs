@@ -26,11 +26,11 @@ use crate::{
     bridge::{Control, Report},
     config::{Config, ConfigError, MachineShare},
     control::admin,
-    engine::uring::{self, UringError},
+    engine::uring::UringError,
     hub::{Hub, Routes},
     worker::{
         Parts, mesh,
-        run::{self, Thread},
+        run::{self, EngineChoice, Thread},
     },
 };
 
@@ -104,6 +104,7 @@ pub struct Server {
     reports: flume::Receiver<Report>,
     counters: Vec<Arc<Counters>>,
     descriptors: u64,
+    engine: EngineChoice,
     config: Arc<Config>,
 }
 
@@ -117,7 +118,7 @@ impl Server {
         let config = Arc::new(config);
         let descriptors = raise_descriptor_limit();
         let cpus = choose_cpus(&config.server.cores)?;
-        uring::probe()?;
+        let engine = run::choose_engine(config.engine.kind)?;
         let cores = cpus.len() as u16;
         let (address, listeners) = listen(config.server.listen.0[0], cores, config.server.backlog)?;
         let admin = config.admin.listen.map(bind_admin).transpose()?;
@@ -157,7 +158,7 @@ impl Server {
             let thread = Thread {
                 cpu: *cpu,
                 listeners: vec![listener],
-                engine: config.engine.clone(),
+                engine: engine.applied_to(&config.engine),
                 control: orders,
                 reports: report_sender.clone(),
             };
@@ -183,7 +184,7 @@ impl Server {
             None => None,
         };
         watch_signals(report_sender).map_err(system("watching for signals"))?;
-        info!(%address, cores, engine = "uring", "listening");
+        info!(%address, cores, engine = engine.name(), "listening");
         Ok(Self {
             address,
             admin,
@@ -192,6 +193,7 @@ impl Server {
             reports,
             counters,
             descriptors,
+            engine,
             config,
         })
     }
@@ -225,11 +227,7 @@ impl Server {
             "cores",
             &format_args!("{} ({} {noun})", cpus.join(","), cpus.len()),
         );
-        let release = nix::sys::utsname::uname().map_or_else(
-            |_| String::new(),
-            |name| name.release().to_string_lossy().into_owned(),
-        );
-        line("engine", &format_args!("uring (Linux {release})"));
+        line("engine", &self.engine);
         line("limits", &format_args!("{} descriptors", self.descriptors));
         text.push_str("  ready\n");
         text

@@ -23,28 +23,23 @@ async fn nothing_is_left_of_a_thousand_killed_clients() {
     let fds_before = server.fd_count();
 
     round(&server).await;
-    let (fds_after_one, rss_after_one) = (server.fd_count(), server.rss_bytes());
-    round(&server).await;
-    let (fds_after_two, rss_after_two) = (server.fd_count(), server.rss_bytes());
-
-    // Fewer is possible: the counters are read over connections, and one may have been closing
-    // when the first count was taken.
-    assert!(
-        fds_after_one <= fds_before,
-        "{fds_before} descriptors before the first round, {fds_after_one} after"
-    );
-    assert!(
-        fds_after_two <= fds_before,
-        "{fds_before} descriptors before the second round, {fds_after_two} after"
-    );
-    // What the first round has made the allocator keep serves the second. The tolerance is for
-    // the order in which freed pages are handed out, which is never the same twice; a leak of
-    // as little as 2 KiB per client would be above it.
-    let tolerated = rss_after_one + rss_after_one / 20 + (1 << 20);
-    assert!(
-        rss_after_two <= tolerated,
-        "{rss_after_one} bytes after the first round, {rss_after_two} after the second"
-    );
+    let rss_after_one = server.rss_bytes();
+    server.fds_at_most(fds_before).await;
+    // What the first round has made the allocator keep serves the next. The tolerance is for the
+    // order in which freed pages are handed out, which is never the same twice; a leak of as
+    // little as 2 KiB per client would be above it, each time. The allocator now and then takes
+    // another few MiB from the system, but not each time.
+    let mut rss = vec![rss_after_one];
+    for _ in 0..3 {
+        let before = server.rss_bytes();
+        round(&server).await;
+        rss.push(server.rss_bytes());
+        server.fds_at_most(fds_before).await;
+        if server.rss_bytes() <= before + before / 20 + (1 << 20) {
+            break;
+        }
+        assert!(rss.len() < 4, "bytes after each round: {rss:?}");
+    }
     let counters = server.counters();
     for name in ["panics_total", "missed_wakes_total", "evicted_slow_total"] {
         assert_eq!(counters.total(name), 0, "{name}");

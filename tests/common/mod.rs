@@ -35,6 +35,8 @@ pub(crate) struct Server {
     /// Where clients connect.
     pub(crate) addr: SocketAddr,
     admin: SocketAddr,
+    /// What it wrote to stdout, up to `ready`.
+    pub(crate) banner: Vec<String>,
     stderr: Arc<Mutex<String>>,
 }
 
@@ -55,7 +57,11 @@ impl Server {
 
     /// Like [`Server::start`], listening at `listen`.
     pub(crate) fn start_at(listen: &str, args: &[&str]) -> Self {
-        let mut command = Self::command(listen, args);
+        Self::start_by(Self::command(listen, args))
+    }
+
+    /// Starts a gateway by a command line made of [`Server::command`].
+    pub(crate) fn start_by(mut command: Command) -> Self {
         let mut child = command.spawn().expect("the gateway's binary starts");
         let stderr = collect(child.stderr.take().expect("stderr is piped"));
         let banner = match read_banner(&mut child) {
@@ -71,6 +77,7 @@ impl Server {
             child,
             addr: banner.listening,
             admin: banner.admin,
+            banner: banner.lines,
             stderr,
         }
     }
@@ -82,9 +89,12 @@ impl Server {
         if !args.contains(&"--cores") {
             command.args(["--cores", &cores(2)]);
         }
-        command
-            .args(["--set", "admin.listen=127.0.0.1:0"])
-            .args(args);
+        command.args(["--set", "admin.listen=127.0.0.1:0"]);
+        if let Some(engine) = engine() {
+            command.args(["--set", &format!("engine.kind={engine}")]);
+        }
+        // Last, so that a test has its own way.
+        command.args(args);
         command
     }
 
@@ -128,7 +138,7 @@ impl Server {
     }
 
     /// Waits until the counters satisfy `check`.
-    pub(crate) async fn wait(&self, what: &str, check: impl Fn(&Counters) -> bool) {
+    pub(crate) async fn wait(&self, what: &str, mut check: impl FnMut(&Counters) -> bool) {
         let mut poll = Poll::new();
         while let Some(pause) = poll.next_pause() {
             if check(&self.counters()) {
@@ -156,6 +166,20 @@ impl Server {
     pub(crate) fn fd_count(&self) -> usize {
         let path = format!("/proc/{}/fd", self.child.id());
         std::fs::read_dir(path).expect("the gateway runs").count()
+    }
+
+    /// Waits until the process has at most `max` descriptors open, and says how many it has. The
+    /// connection that read the counters last may still be closing.
+    pub(crate) async fn fds_at_most(&self, max: usize) -> usize {
+        let mut poll = Poll::new();
+        while let Some(pause) = poll.next_pause() {
+            let open = self.fd_count();
+            if open <= max {
+                return open;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        panic!("{max} descriptors before, {} after", self.fd_count());
     }
 
     /// Sends the signal with this name, such as `TERM`.
@@ -256,7 +280,12 @@ pub(crate) struct Finished {
 
 /// The gateway's program with its pipes ready and nothing inherited that could change it.
 pub(crate) fn tidegate() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    program(env!("CARGO_BIN_EXE_tidegate"))
+}
+
+/// A program with its pipes ready and nothing inherited that could change the gateway.
+pub(crate) fn program(path: &str) -> Command {
+    let mut command = Command::new(path);
     for (name, _) in std::env::vars() {
         if name.starts_with("TIDEGATE_") {
             command.env_remove(name);
@@ -268,6 +297,12 @@ pub(crate) fn tidegate() -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
+}
+
+/// The engine that `TIDEGATE_TEST_ENGINE` names for this run of the tests, `uring` or `epoll`; none
+/// leaves the choice to the gateway.
+pub(crate) fn engine() -> Option<String> {
+    std::env::var("TIDEGATE_TEST_ENGINE").ok()
 }
 
 /// Runs `command` to its end, which must come before the deadline.
@@ -414,6 +449,7 @@ impl Poll {
 struct Banner {
     listening: SocketAddr,
     admin: SocketAddr,
+    lines: Vec<String>,
 }
 
 /// Reads stdout up to `ready`; the lines seen so far when that doesn't come.
@@ -444,7 +480,11 @@ fn read_banner(child: &mut Child) -> Result<Banner, Vec<String>> {
         let listening = find("listening ", "ws://", "/ws");
         let admin = find("admin ", "http://", "");
         return match (listening, admin) {
-            (Some(listening), Some(admin)) => Ok(Banner { listening, admin }),
+            (Some(listening), Some(admin)) => Ok(Banner {
+                listening,
+                admin,
+                lines,
+            }),
             _ => Err(lines),
         };
     }
