@@ -109,7 +109,7 @@ enum Written {
 const READS_PER_ENTER_MAX: usize = 4;
 /// Bytes that one single receive takes before the next has its turn.
 const SINGLE_RECEIVE_BYTES_MAX: usize = 256 * 1024;
-/// Completions made of readiness in one entry.
+/// Completions of receives and sends made in one entry, give or take one socket's.
 const ENTER_COMPLETIONS_MAX: usize = 256;
 /// Edges taken from the system in one entry.
 const ENTER_EVENTS_MAX: usize = 1024;
@@ -260,9 +260,11 @@ impl EpollKernel {
 
     /// Lets the slots that can get on do so, in order, each its share.
     fn serve_ready(&mut self) {
+        // Beside those of accepts: a flood of connections holds up none that is there.
+        let completions_max = self.completions.len() + ENTER_COMPLETIONS_MAX;
         for _ in 0..self.ready.len() {
             let no_buffer_yet = self.buffers.free() == 0 && self.filled > 0;
-            if no_buffer_yet || self.completions.len() >= ENTER_COMPLETIONS_MAX {
+            if no_buffer_yet || self.completions.len() >= completions_max {
                 return;
             }
             let Some(index) = self.ready.pop_front() else {

@@ -2,6 +2,8 @@
 
 use std::{io::Write, net::TcpStream, os::fd::OwnedFd, time::Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use super::*;
 use crate::engine::{
     Engine, Event,
@@ -115,17 +117,15 @@ fn a_short_read_is_not_followed_by_another() {
 /// Out of descriptors, accepting fails; who waits is accepted once there are some.
 #[test]
 fn a_failed_accept_is_told_and_taken_up_again() {
+    if std::env::var_os("NEXTEST").is_none() {
+        // Under `cargo test` the other tests would feel the limit; nextest gives each a process.
+        return;
+    }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let mut engine = Slots::new(EpollKernel::make(listener.into(), 2, 64), 0);
     let _client = TcpStream::connect(address).unwrap();
-    // Each test is a process of its own where nextest runs them; under `cargo test` the other
-    // tests would feel this limit, so it is lowered only to what is open already.
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    if std::env::var_os("NEXTEST").is_none() {
-        return;
-    }
     setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
     let failed = next_events(&mut engine).pop();
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();

@@ -219,3 +219,137 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
 
 /// How long the runtime may take to read an eventfd that was signalled.
 const PATIENCE: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+    use super::*;
+    use crate::engine::uring;
+
+    /// An epoll set over an eventfd, which makes it readable for good once it is signalled.
+    struct Set {
+        epoll: Epoll,
+        eventfd: EventFd,
+    }
+
+    impl Set {
+        fn new() -> Self {
+            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+            let eventfd = EventFd::new().unwrap();
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+            epoll.add(&eventfd, event).unwrap();
+            Self { epoll, eventfd }
+        }
+
+        fn fd(&self) -> OwnedFd {
+            self.epoll.0.try_clone().unwrap()
+        }
+
+        fn signal(&self) {
+            signal(self.eventfd.as_fd());
+        }
+
+        fn calm(&self) {
+            self.eventfd.read().unwrap();
+        }
+    }
+
+    fn in_legacy(test: impl Future<Output = ()>) {
+        RuntimeBuilder::<LegacyDriver>::new()
+            .enable_timer()
+            .build()
+            .unwrap()
+            .block_on(test);
+    }
+
+    async fn is_ready(wakes: &mut Wakes) -> bool {
+        poll_fn(|cx| Poll::Ready(wakes.poll(cx).is_ready())).await
+    }
+
+    /// Passes until another task, which waits for time, has run to its end.
+    async fn let_others_run(mut wakes: Wakes) {
+        let done = Rc::new(Cell::new(false));
+        let other = Rc::clone(&done);
+        monoio::spawn(async move {
+            for _ in 0..3 {
+                monoio::time::sleep(Duration::from_millis(1)).await;
+            }
+            other.set(true);
+        });
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        while !done.get() {
+            assert!(std::time::Instant::now() < end, "the other task starves");
+            wakes.pass_through_runtime().await;
+        }
+    }
+
+    #[test]
+    fn a_busy_worker_over_a_set_that_is_always_ready_lets_others_run() {
+        in_legacy(async {
+            let set = Set::new();
+            set.signal();
+            let_others_run(Wakes::of_set(set.fd()).unwrap()).await;
+        });
+    }
+
+    #[test]
+    fn a_busy_worker_over_a_ring_lets_others_run() {
+        if uring::probe().is_err() {
+            return;
+        }
+        let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
+            .enable_timer()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let eventfd = EventFd::new().unwrap();
+            let fd = eventfd.as_fd().try_clone_to_owned().unwrap();
+            let_others_run(Wakes::of_ring(fd).unwrap()).await;
+        });
+    }
+
+    #[test]
+    fn a_set_wakes_each_time_it_has_something_and_only_then() {
+        in_legacy(async {
+            let set = Set::new();
+            let mut wakes = Wakes::of_set(set.fd()).unwrap();
+            for _ in 0..3 {
+                assert!(!is_ready(&mut wakes).await);
+                set.signal();
+                poll_fn(|cx| wakes.poll(cx)).await;
+                // As long as it holds something, waiting ends at once.
+                assert!(is_ready(&mut wakes).await);
+                set.calm();
+                wakes.pass_through_runtime().await;
+            }
+        });
+    }
+
+    #[test]
+    fn news_that_come_as_time_passes_are_no_missed_wake() {
+        in_legacy(async {
+            let set = Set::new();
+            let mut wakes = Wakes::of_set(set.fd()).unwrap();
+            assert!(!wakes.missed_before_turn().await);
+            assert!(!is_ready(&mut wakes).await);
+            set.signal();
+            assert!(!wakes.missed_before_turn().await);
+        });
+    }
+
+    #[test]
+    fn news_that_the_runtime_never_hears_of_are_one() {
+        in_legacy(async {
+            let (watched, unwatched) = (Set::new(), Set::new());
+            let mut wakes = SetWakes::new(watched.fd()).unwrap();
+            wakes.raw = unwatched.fd();
+            let mut wakes = Wakes::Set(wakes);
+            unwatched.signal();
+            assert!(wakes.missed_before_turn().await);
+        });
+    }
+}
