@@ -3,9 +3,7 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
-
-use common::{DEADLINE, Server, client::Client, raise_fd_limit};
+use common::{Server, client::Client, raise_fd_limit};
 use futures_util::{StreamExt, stream};
 use serde_json::json;
 
@@ -26,38 +24,25 @@ async fn nothing_is_left_of_a_thousand_killed_clients() {
 
     round(&server).await;
     let rss_after_one = server.rss_bytes();
-    no_more_descriptors(&server, fds_before).await;
-    round(&server).await;
-    let rss_after_two = server.rss_bytes();
-    no_more_descriptors(&server, fds_before).await;
-    // What the first round has made the allocator keep serves the second. The tolerance is for
-    // the order in which freed pages are handed out, which is never the same twice; a leak of
-    // as little as 2 KiB per client would be above it.
-    let tolerated = rss_after_one + rss_after_one / 20 + (1 << 20);
-    assert!(
-        rss_after_two <= tolerated,
-        "{rss_after_one} bytes after the first round, {rss_after_two} after the second"
-    );
+    server.fds_at_most(fds_before).await;
+    // What the first round has made the allocator keep serves the next. The tolerance is for the
+    // order in which freed pages are handed out, which is never the same twice; a leak of as
+    // little as 2 KiB per client would be above it, each time. The allocator now and then takes
+    // another few MiB from the system, but not each time.
+    let mut rss = vec![rss_after_one];
+    for _ in 0..3 {
+        let before = server.rss_bytes();
+        round(&server).await;
+        rss.push(server.rss_bytes());
+        server.fds_at_most(fds_before).await;
+        if server.rss_bytes() <= before + before / 20 + (1 << 20) {
+            break;
+        }
+        assert!(rss.len() < 4, "bytes after each round: {rss:?}");
+    }
     let counters = server.counters();
     for name in ["panics_total", "missed_wakes_total", "evicted_slow_total"] {
         assert_eq!(counters.total(name), 0, "{name}");
-    }
-}
-
-/// Waits until no more descriptors are open than `before`. The counters are read over connections
-/// of their own, which the gateway closes a moment after it has answered; so fewer is possible too.
-async fn no_more_descriptors(server: &Server, before: usize) {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        let now = server.fd_count();
-        if now <= before {
-            return;
-        }
-        assert!(
-            Instant::now() < end,
-            "{before} descriptors before, {now} after"
-        );
-        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -2,23 +2,27 @@
 //!
 //! [`Engine`] is all that a worker knows of the kernel. Behind it stands one state machine for
 //! the life of a connection ([`slots`]), driven by a kernel of one's choice: [`uring`] is the
-//! product, [`sim`] a deterministic network for tests. An engine that works by readiness
-//! implements [`Engine`] directly.
+//! product, [`epoll`] serves where io_uring is forbidden, [`sim`] is a deterministic network for
+//! tests.
 //!
 //! An engine knows sockets and buffers; it must not know frames, sessions or rooms.
 
+pub mod epoll;
 pub mod sim;
 pub mod slots;
 #[allow(
     unsafe_code,
-    reason = "what no safe interface offers is asked of a socket by its number"
+    reason = "asks the system about descriptors that it borrows"
 )]
-mod socket;
+pub mod socket;
 #[allow(
     unsafe_code,
     reason = "the kernel reads and writes memory that this file lends it"
 )]
 pub mod uring;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 
@@ -137,32 +141,34 @@ pub trait Engine {
     /// Hands everything asked for since to the kernel.
     fn submit(&mut self);
 
+    /// Whether it has work at hand that no wake will announce: who would wait polls again first.
+    fn has_work(&self) -> bool;
+
     /// The bytes of `chunk`, to be worked on in place.
     fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8];
 
     /// Gives a chunk's buffer back.
     fn release(&mut self, chunk: Chunk);
 
-    /// Takes accepting up again after [`Event::AcceptFailed`].
+    /// Takes accepting up again after [`Event::AcceptFailed`]; does nothing while it is paused.
     fn resume_accept(&mut self, listener: ListenerId);
+
+    /// Stops taking connections on every listener without closing any: the kernel queues them.
+    /// What was accepted before the pause holds still comes as [`Event::Accepted`].
+    fn pause_accepting(&mut self);
+
+    /// Takes connections again on every listener after [`Engine::pause_accepting`].
+    fn resume_accepting(&mut self);
 
     /// Ends accepting on every listener for good and closes them.
     fn stop_accepting(&mut self);
 
-    /// Stops taking connections on every listener for the time being; they stay open, and who
-    /// arrives waits in the kernel's queue. A few may still come as [`Event::Accepted`].
-    fn pause_accepting(&mut self);
-
-    /// Takes connections again after [`Engine::pause_accepting`]. A listener that has failed goes
-    /// on with [`Engine::resume_accept`] only.
-    fn resume_accepting(&mut self);
-
-    /// Bytes that the kernel took for `conn` and has not sent yet: 0 where it can't tell. Takes a
-    /// system call.
-    fn unsent_bytes(&self, conn: ConnKey) -> usize;
-
     /// The peer's address; none if it is gone already.
     fn peer_addr(&self, conn: ConnKey) -> Option<SocketAddr>;
+
+    /// Bytes that the kernel has taken to send and the peer has not acknowledged; 0 if the
+    /// connection is gone already. Costs a system call.
+    fn unsent_bytes(&self, conn: ConnKey) -> usize;
 
     /// Receives until told otherwise.
     fn resume_receive(&mut self, conn: ConnKey);

@@ -285,17 +285,17 @@ impl SimKernel {
                 self.streams[id].close = Some(Pending::new(tag, (), delay));
             }
             Submission::CancelAccept(listener) => {
+                let after = self.rng.below(self.config.faults.cancel_delay_max + 1);
                 self.stats.cancels += 1;
                 match &mut self.listeners[usize::from(listener)].accept {
-                    Some(accept) => accept.cancel = Some(delay),
+                    Some(accept) => accept.cancel = Some(after),
                     None => self.stats.late_cancels += 1,
                 }
             }
-            Submission::StopListener(listener_id) => {
-                let listener = &mut self.listeners[usize::from(listener_id)];
-                match &mut listener.accept {
+            Submission::StopListener(listener) => {
+                match &mut self.listeners[usize::from(listener)].accept {
                     Some(accept) => accept.cancel = Some(delay),
-                    None => self.close_listener(listener_id),
+                    None => self.close_listener(listener),
                 }
             }
         }
@@ -314,6 +314,8 @@ impl Kernel for SimKernel {
     }
 
     fn cancel_accept(&mut self, listener: ListenerId) {
+        let state = &self.listeners[usize::from(listener)];
+        assert!(state.owes_accept, "a cancel of an accept that is over");
         self.submissions.push(Submission::CancelAccept(listener));
     }
 
@@ -431,6 +433,10 @@ impl Kernel for SimKernel {
 
     fn has_submissions(&mut self) -> bool {
         !self.submissions.is_empty()
+    }
+
+    fn has_work(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     fn next_completion(&mut self) -> Option<Completion<SimSocket>> {

@@ -1,6 +1,6 @@
 //! The life of a connection between submissions and completions.
 //!
-//! One state machine for every completion-based kernel. The receiving side of a slot:
+//! One state machine for every kernel that completes operations, or does as if. The receiving side of a slot:
 //!
 //! ```text
 //!            resume                 pause              last completion
@@ -21,14 +21,17 @@
 //! - A completion whose tag is not the slot's present generation is dropped, its buffer recycled.
 //! - Buffers in flight belong to the kernel side and come back with the completion.
 //! - One send in flight per connection; a short send continues where it stopped.
-//! - Receives that found no buffer are armed again in order of arrival, never more of them than
-//!   there are buffers.
+//! - Receives that found no buffer are armed again in order of arrival, those that got nothing
+//!   since they were armed first, never more of them than there are buffers.
 
+mod accepting;
+mod starved;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, net::SocketAddr};
 
+use self::{accepting::Accepting, starved::Starved};
 use super::{Chunk, CloseMode, ConnKey, Engine, Event, ListenerId};
 use crate::base::{
     segments::SendBatch,
@@ -122,7 +125,7 @@ pub trait Kernel {
 
     /// Arms the multishot accept of a listener.
     fn accept(&mut self, listener: ListenerId);
-    /// Cancels it; the listener stays open.
+    /// Cancels it; the listener stays open, and is armed again only after the last completion.
     fn cancel_accept(&mut self, listener: ListenerId);
     /// Cancels it, and closes the listener with its last completion.
     fn stop_listener(&mut self, listener: ListenerId);
@@ -148,12 +151,14 @@ pub trait Kernel {
     fn close(&mut self, socket: Self::Socket, key: Key);
     /// The peer's address.
     fn peer_addr(&self, socket: &Self::Socket) -> Option<SocketAddr>;
-    /// Bytes that were taken and not sent yet.
+    /// Bytes taken to send and not acknowledged by the peer.
     fn unsent_bytes(&self, socket: &Self::Socket) -> usize;
     /// Hands over what was asked for and lets finished work become completions.
     fn enter(&mut self);
     /// Whether something was asked for and not handed over yet.
     fn has_submissions(&mut self) -> bool;
+    /// Whether it can get on without news from outside, so that no wake announces it.
+    fn has_work(&self) -> bool;
     /// The next completion that is ready.
     fn next_completion(&mut self) -> Option<Completion<Self::Socket>>;
     /// A chunk's bytes.
@@ -173,27 +178,13 @@ pub trait Kernel {
 pub struct Slots<K: Kernel> {
     kernel: K,
     slots: Slab<Slot<K::Socket>>,
-    starved: VecDeque<ConnKey>,
+    starved: Starved,
     /// Connections whose receive is halted, to be told of it.
     halted: VecDeque<ConnKey>,
-    /// By listener.
-    accepts: Vec<Accept>,
-    accepting: bool,
-    is_paused: bool,
+    accepting: Accepting,
     sends_in_flight: usize,
     buffers_out: usize,
     enobufs: u64,
-}
-
-/// Where the multishot accept of a listener stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Accept {
-    Armed,
-    /// Its last completion is to come.
-    Cancelling,
-    Off,
-    /// Off, until its owner takes it up again.
-    Failed,
 }
 
 #[derive(Debug)]
@@ -201,6 +192,8 @@ struct Slot<S> {
     /// None once its close is in flight.
     socket: Option<S>,
     receive: Receive,
+    /// The receive has brought something since it was armed.
+    fed: bool,
     sending: bool,
     closing: bool,
 }
@@ -225,17 +218,13 @@ impl Receive {
 
 impl<K: Kernel> Slots<K> {
     /// An engine over `kernel`, whose first keys carry `first_generation`.
-    ///
-    /// The kernel's listeners are accepting already.
     pub fn new(kernel: K, first_generation: u32) -> Self {
         Self {
-            accepts: vec![Accept::Armed; usize::from(kernel.listeners())],
+            accepting: Accepting::new(kernel.listeners()),
             kernel,
             slots: Slab::new(first_generation),
-            starved: VecDeque::new(),
+            starved: Starved::default(),
             halted: VecDeque::new(),
-            accepting: true,
-            is_paused: false,
             sends_in_flight: 0,
             buffers_out: 0,
             enobufs: 0,
@@ -285,10 +274,8 @@ impl<K: Kernel> Slots<K> {
         result: Result<K::Socket, i32>,
         more: bool,
     ) -> Option<Event> {
-        let state = self.accepts.get_mut(usize::from(listener))?;
-        let is_cancelled = *state == Accept::Cancelling;
         if !more {
-            *state = Accept::Off;
+            self.accepting.ended(listener);
         }
         match result {
             Ok(socket) => {
@@ -296,33 +283,21 @@ impl<K: Kernel> Slots<K> {
                 let conn = self.slots.insert(Slot {
                     socket: Some(socket),
                     receive: Receive::Off,
+                    fed: false,
                     sending: false,
                     closing: false,
                 });
                 Some(Event::Accepted { conn, listener })
             }
-            Err(libc::ECANCELED) if is_cancelled || !self.accepting => {
+            // The peer gave up, or the call was disturbed or cancelled by a pause that is over:
+            // the next accept may do better.
+            Err(
+                libc::ECANCELED | libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO,
+            ) => {
                 self.arm_accept(listener);
                 None
             }
-            // The peer gave up, or the call was disturbed: the next accept may do better.
-            Err(libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO) => {
-                self.arm_accept(listener);
-                None
-            }
-            Err(errno) => (!more).then(|| {
-                self.accepts[usize::from(listener)] = Accept::Failed;
-                Event::AcceptFailed { listener, errno }
-            }),
-        }
-    }
-
-    /// Accepts on `listener` if nothing speaks against it.
-    fn arm_accept(&mut self, listener: ListenerId) {
-        let state = &mut self.accepts[usize::from(listener)];
-        if self.accepting && !self.is_paused && *state == Accept::Off {
-            *state = Accept::Armed;
-            self.kernel.accept(listener);
+            Err(errno) => (!more).then_some(Event::AcceptFailed { listener, errno }),
         }
     }
 
@@ -346,6 +321,7 @@ impl<K: Kernel> Slots<K> {
         let pausing = slot.receive == Receive::Pausing;
         match received {
             Received::Data(chunk) => {
+                slot.fed = true;
                 if !more {
                     // The kernel may end a multishot receive with data in hand.
                     if pausing {
@@ -365,7 +341,8 @@ impl<K: Kernel> Slots<K> {
                 self.enobufs += 1;
                 if !more {
                     slot.receive = Receive::Starved;
-                    self.starved.push_back(conn);
+                    let fed = slot.fed;
+                    self.starved.push(conn, fed);
                 }
                 None
             }
@@ -456,21 +433,28 @@ impl<K: Kernel> Slots<K> {
         Some(Event::ReceivePaused { conn })
     }
 
+    fn arm_accept(&mut self, listener: ListenerId) {
+        if self.accepting.arm(listener) {
+            self.kernel.accept(listener);
+        }
+    }
+
     fn arm_receive(&mut self, conn: ConnKey) {
         let Some(slot) = self.slots.get_mut(conn) else {
             return;
         };
         if let Some(socket) = &slot.socket {
             slot.receive = Receive::Armed;
+            slot.fed = false;
             self.kernel.receive(socket, conn);
         }
     }
 
-    /// Arms receives that found no buffer: the oldest first, one per buffer that is free.
+    /// Arms receives that found no buffer, one per buffer that is free.
     fn feed_the_starved(&mut self) {
         let mut free = self.kernel.buffers_free();
         while free > 0 {
-            let Some(conn) = self.starved.pop_front() else {
+            let Some(conn) = self.starved.pop() else {
                 return;
             };
             let starved = |slot: &Slot<K::Socket>| slot.receive == Receive::Starved;
@@ -527,6 +511,10 @@ impl<K: Kernel> Engine for Slots<K> {
         }
     }
 
+    fn has_work(&self) -> bool {
+        !self.halted.is_empty() || self.kernel.has_work()
+    }
+
     fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8] {
         self.kernel.chunk_mut(chunk)
     }
@@ -537,33 +525,24 @@ impl<K: Kernel> Engine for Slots<K> {
     }
 
     fn resume_accept(&mut self, listener: ListenerId) {
-        if let Some(state) = self.accepts.get_mut(usize::from(listener))
-            && *state == Accept::Failed
-        {
-            *state = Accept::Off;
-            self.arm_accept(listener);
-        }
+        self.arm_accept(listener);
     }
 
     fn pause_accepting(&mut self) {
-        self.is_paused = true;
-        for (listener, state) in (0..).zip(&mut self.accepts) {
-            if self.accepting && *state == Accept::Armed {
-                *state = Accept::Cancelling;
-                self.kernel.cancel_accept(listener);
-            }
+        for listener in self.accepting.pause() {
+            self.kernel.cancel_accept(listener);
         }
     }
 
     fn resume_accepting(&mut self) {
-        self.is_paused = false;
+        self.accepting.resume();
         for listener in 0..self.kernel.listeners() {
             self.arm_accept(listener);
         }
     }
 
     fn stop_accepting(&mut self) {
-        if std::mem::take(&mut self.accepting) {
+        if self.accepting.stop() {
             for listener in 0..self.kernel.listeners() {
                 self.kernel.stop_listener(listener);
             }

@@ -6,7 +6,7 @@
 //! signalled when there is something to enter for; whoever awaits it must enter before it waits
 //! again ([`UringKernel::enter`] always passes GETEVENTS).
 //!
-//! What the kernel may touch is owned here while
+//! All unsafe code of the engine is in this file. What the kernel may touch is owned here while
 //! it may: buffers move in with an operation and out with its completion. If the ring is dropped
 //! with operations in flight, their memory is leaked rather than freed under the kernel's hands.
 
@@ -28,7 +28,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::{
     Chunk, ListenerId,
     slots::{Completion, Kernel, Received, Tag},
-    socket::unsent_bytes,
+    socket,
 };
 use crate::base::{limits::SEND_SEGMENTS_MAX, paged::Paged, segments::SendBatch, slab::Key};
 
@@ -437,7 +437,7 @@ impl Kernel for UringKernel {
     }
 
     fn unsent_bytes(&self, socket: &OwnedFd) -> usize {
-        unsent_bytes(socket.as_fd())
+        socket::unsent_bytes(socket.as_fd())
     }
 
     fn enter(&mut self) {
@@ -465,6 +465,11 @@ impl Kernel for UringKernel {
 
     fn has_submissions(&mut self) -> bool {
         !self.ring.0.submission().is_empty()
+    }
+
+    fn has_work(&self) -> bool {
+        // Whatever completes after the queue was seen empty signals the eventfd.
+        false
     }
 
     fn next_completion(&mut self) -> Option<Completion<OwnedFd>> {

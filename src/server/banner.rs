@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::cpus::numbers;
-use crate::config::{Config, CoreLimits, MachineShare, Mode};
+use crate::{
+    config::{Config, CoreLimits, MachineShare, Mode},
+    worker::run::EngineChoice,
+};
 
 /// What it is made of.
 #[derive(Debug)]
@@ -17,7 +20,7 @@ pub(super) struct Banner<'a> {
     pub(super) cpus: &'a [usize],
     /// What decided on them, if it was not the operator alone.
     pub(super) why: Option<&'a str>,
-    pub(super) engine: &'a str,
+    pub(super) engine: &'a EngineChoice,
     pub(super) descriptors: u64,
     pub(super) share: MachineShare,
 }
@@ -43,11 +46,7 @@ impl Banner<'_> {
             line("admin", &format_args!("http://{admin}"));
         }
         line("cores", &self.cores());
-        let release = nix::sys::utsname::uname().map_or_else(
-            |_| String::new(),
-            |name| name.release().to_string_lossy().into_owned(),
-        );
-        line("engine", &format_args!("{} (Linux {release})", self.engine));
+        line("engine", self.engine);
         line("limits", &format_args!("{} descriptors", self.descriptors));
         for (workers, limits) in self.limits() {
             let connections = limits.connections_max;
@@ -127,7 +126,10 @@ fn bytes(bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::CoreFile;
+    use crate::{
+        config::{CoreFile, EngineKind},
+        worker::run::choose_engine,
+    };
 
     #[test]
     fn sizes_are_for_people() {
@@ -161,7 +163,7 @@ mod tests {
             admin: None,
             cpus: &[0, 3, 4],
             why: Some("3 of 8 because of the CPU quota of 2.5"),
-            engine: "uring",
+            engine: &choose_engine(EngineKind::Epoll).unwrap(),
             descriptors: 4096,
             share: MachineShare {
                 connections: 1000,

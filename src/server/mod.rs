@@ -25,12 +25,12 @@ use crate::{
         process::ProcessCounters,
         reload::{self, Reloader},
     },
-    engine::uring::{self, UringError},
+    engine::uring::UringError,
     hub::{Hub, Routes},
     machine::Machine,
     worker::{
         Parts, mesh,
-        run::{self, Thread},
+        run::{self, EngineChoice, Thread},
     },
 };
 
@@ -134,6 +134,7 @@ pub struct Server {
     admin: Option<SocketAddr>,
     choice: Choice,
     share: MachineShare,
+    engine: EngineChoice,
     descriptors: u64,
     controls: Vec<flume::Sender<Control>>,
     reports: flume::Receiver<Report>,
@@ -156,7 +157,7 @@ impl Server {
         let choice = place(&config, &machine)?;
         let cores = choice.cpus.len();
         let share = cpus::share(&machine, cores);
-        uring::probe()?;
+        let engine = run::choose_engine(config.engine.kind)?;
         let listeners = listen::open(&Plan::new(&config, cores as u16), &config)?;
         let admin = config.admin.listen.map(listen::open_admin).transpose()?;
         let (report_sender, reports) = flume::bounded(4 * cores + 4);
@@ -170,6 +171,7 @@ impl Server {
             choice,
             share,
             descriptors: machine.descriptors,
+            engine,
             controls: Vec::with_capacity(cores),
             reports,
             counters: (0..cores).map(|_| Arc::default()).collect(),
@@ -240,7 +242,7 @@ impl Server {
             let thread = Thread {
                 cpu: *cpu,
                 listeners,
-                engine: self.config.core(core).engine,
+                engine: self.engine.applied_to(&self.config.core(core).engine),
                 control: orders,
                 reports: reports.clone(),
             };
@@ -269,7 +271,7 @@ impl Server {
     fn say_listening(&self) {
         let cores = self.choice.cpus.len();
         for address in &self.addresses {
-            info!(%address, cores, engine = ENGINE, "listening");
+            info!(%address, cores, engine = self.engine.name(), "listening");
         }
         let cpus = cpus::numbers(&self.choice.cpus);
         if let Some(why) = &self.choice.why {
@@ -298,7 +300,7 @@ impl Server {
             admin: self.admin,
             cpus: &self.choice.cpus,
             why: self.choice.why.as_deref(),
-            engine: ENGINE,
+            engine: &self.engine,
             descriptors: self.descriptors,
             share: self.share,
         };
@@ -379,9 +381,6 @@ impl Server {
         })
     }
 }
-
-/// The engine of every worker.
-const ENGINE: &str = "uring";
 
 /// Orders that wait for one worker. A reload finds another way when there is no place, a drain
 /// tries again.

@@ -1,26 +1,32 @@
-//! A worker on its thread: pinned to a core, inside a monoio runtime, over a ring of its own.
+//! A worker on its thread: pinned to a core, inside a monoio runtime, over an engine of its own.
 //!
 //! monoio owns the thread's waiting; one task drives the engine. While there is work the task
-//! turns without waiting, and yields to the runtime every few turns *through the eventfd*: a task
+//! turns without waiting, and yields to the runtime every few turns *through a descriptor*: a task
 //! that merely wakes itself would be put at the queue's front and starve the others. When a turn
-//! found nothing, the ring has just been entered and its completion queue seen empty, so whatever
-//! comes later signals the eventfd.
+//! found nothing and nothing is at hand, the kernel has just been asked, so whatever comes later
+//! wakes ([`wakes`]). With `engine.busy_poll` it goes on turning for that long first.
+//!
+//! A worker over epoll runs in monoio's legacy driver, named as such: monoio's choice by itself
+//! would try io_uring, which a system may answer by ending the process.
+
+mod wakes;
 
 use std::{
-    fs::File,
+    convert::Infallible,
+    fmt,
     future::{Future, poll_fn},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     pin::Pin,
-    rc::Rc,
     sync::Arc,
     task::Poll,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context;
-use monoio::{IoUringDriver, RuntimeBuilder};
-use tracing::{error, warn};
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use tracing::warn;
 
+use self::wakes::Wakes;
 use super::{Parts, Worker, mesh::Batch};
 use crate::{
     base::{
@@ -28,18 +34,98 @@ use crate::{
         counters::Counters,
         ids::CoreId,
         limits::{TURNS_PER_YIELD_MAX, WATCHDOG_INTERVAL, YIELD_AFTER},
+        rng::Rng,
         time::{Instant, Now},
     },
     bridge::{Control, Report},
-    config,
+    config::{self, EngineKind},
     engine::{
+        Engine,
+        epoll::{EpollConfig, EpollKernel},
         slots::Slots,
-        uring::{UringConfig, UringKernel},
+        uring::{self, UringConfig, UringError, UringKernel},
     },
 };
 
 /// The engine of the product.
 pub type UringEngine = Slots<UringKernel>;
+
+/// The engine where io_uring is forbidden.
+pub type EpollEngine = Slots<EpollKernel>;
+
+/// Which engine the workers run that are told to choose for themselves, and why.
+#[derive(Clone, Debug)]
+pub struct EngineChoice {
+    kind: EngineKind,
+    why_not_uring: Option<String>,
+}
+
+/// Chooses the engine for `kind`: io_uring where this system has all that it needs, which is
+/// tried at once, and epoll where it has not and `kind` leaves the choice. Says so in one line
+/// of the log.
+///
+/// # Errors
+/// If `kind` demands io_uring and the system lacks something.
+pub fn choose_engine(kind: EngineKind) -> Result<EngineChoice, UringError> {
+    let mut choice = EngineChoice {
+        kind,
+        why_not_uring: None,
+    };
+    match kind {
+        EngineKind::Epoll => {}
+        EngineKind::Uring => uring::probe()?,
+        EngineKind::Auto => match uring::probe() {
+            Ok(()) => choice.kind = EngineKind::Uring,
+            Err(error) => {
+                let why = error.reason();
+                warn!(engine = "epoll", why, "io_uring can't be used here");
+                choice.kind = EngineKind::Epoll;
+                choice.why_not_uring = Some(why);
+            }
+        },
+    }
+    Ok(choice)
+}
+
+impl EngineChoice {
+    /// The engine's name, as in the configuration.
+    pub const fn name(&self) -> &'static str {
+        match self.kind {
+            EngineKind::Epoll => "epoll",
+            EngineKind::Uring | EngineKind::Auto => "uring",
+        }
+    }
+
+    /// A worker's section, in which `auto` gives way to what was chosen. What names an engine
+    /// stays as it is.
+    #[must_use]
+    pub fn applied_to(&self, engine: &config::Engine) -> config::Engine {
+        let mut engine = engine.clone();
+        if engine.kind == EngineKind::Auto {
+            engine.kind = self.kind;
+        }
+        engine
+    }
+}
+
+/// For the banner: the engine, and the system or why it is not the faster one.
+impl fmt::Display for EngineChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (", self.name())?;
+        match &self.why_not_uring {
+            Some(why) => write!(f, "{why})"),
+            None => {
+                let system = nix::sys::utsname::uname();
+                let release = system.as_ref().map(|name| name.release().to_string_lossy());
+                write!(
+                    f,
+                    "Linux {})",
+                    release.as_deref().unwrap_or("of unknown release")
+                )
+            }
+        }
+    }
+}
 
 /// What a thread needs beside its worker's parts.
 #[derive(Debug)]
@@ -94,11 +180,10 @@ pub fn spawn(
         // A panic that gets here has left shared state behind.
         let _guard = AbortOnUnwind;
         let reports = thread.reports.clone();
-        if let Err(error) = serve(parts(), thread) {
-            // The receiver is gone only if the process is ending anyway.
-            let _ = reports.send(Report::Failed(core, format!("{error:#}")));
-        }
-        // The ring's buffers must outlive what is in flight: the thread keeps them until the
+        // The receiver is gone only if the process is ending anyway.
+        let Err(error) = serve(parts(), thread);
+        let _ = reports.send(Report::Failed(core, format!("{error:#}")));
+        // A ring's buffers must outlive what is in flight: the thread keeps them until the
         // process ends.
         loop {
             std::thread::park();
@@ -107,16 +192,23 @@ pub fn spawn(
     Ok(())
 }
 
-fn serve(mut parts: Parts, thread: Thread) -> anyhow::Result<()> {
+fn serve(parts: Parts, thread: Thread) -> anyhow::Result<Infallible> {
     let core = parts.core;
     if let Err(error) = pin(thread.cpu) {
         warn!(core, cpu = thread.cpu, %error, "not pinned");
     }
-    let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
-        .with_entries(256)
-        .enable_timer()
-        .build()
-        .context("starting the runtime")?;
+    let kind = match thread.engine.kind {
+        EngineKind::Auto => choose_engine(EngineKind::Auto)?.kind,
+        named => named,
+    };
+    if kind == EngineKind::Epoll {
+        serve_by_epoll(parts, thread)
+    } else {
+        serve_by_uring(parts, thread)
+    }
+}
+
+fn serve_by_uring(mut parts: Parts, mut thread: Thread) -> anyhow::Result<Infallible> {
     let engine = &thread.engine;
     let mut kernel = UringKernel::new(UringConfig {
         ring_entries: engine.ring_entries,
@@ -124,26 +216,76 @@ fn serve(mut parts: Parts, thread: Thread) -> anyhow::Result<()> {
         recv_buffers: engine.recv_buffers,
         recv_buffer_bytes: engine.recv_buffer_bytes.0 as u32,
     })?;
-    for listener in thread.listeners {
+    // After the ring, whose refusal says what to do about it.
+    let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
+        .with_entries(RUNTIME_ENTRIES)
+        .enable_timer()
+        .build()
+        .context("starting the runtime")?;
+    for listener in thread.listeners.drain(..) {
         kernel.listen(listener);
     }
     let eventfd = kernel
         .eventfd()
         .try_clone_to_owned()
         .context("sharing the eventfd")?;
+    let engine = Slots::new(kernel, first_generation(&mut parts.rng));
+    let wakes = || Wakes::of_ring(eventfd);
+    // Neither the runtime nor the ring is ever dropped with operations in flight.
+    runtime.block_on(work(parts, thread, engine, wakes))
+}
+
+fn serve_by_epoll(mut parts: Parts, mut thread: Thread) -> anyhow::Result<Infallible> {
+    let mut runtime = RuntimeBuilder::<LegacyDriver>::new()
+        .with_entries(RUNTIME_ENTRIES)
+        .enable_timer()
+        .build()
+        .context("starting the runtime")?;
+    let engine = &thread.engine;
+    let mut kernel = EpollKernel::new(EpollConfig {
+        recv_buffers: engine.recv_buffers,
+        recv_buffer_bytes: engine.recv_buffer_bytes.0 as u32,
+        accept_batch: engine.accept_batch,
+    })
+    .context("making the epoll set")?;
+    for listener in thread.listeners.drain(..) {
+        kernel.listen(listener).context("watching the listener")?;
+    }
+    let set = kernel
+        .poll_fd()
+        .try_clone_to_owned()
+        .context("sharing the epoll set")?;
+    let engine = Slots::new(kernel, first_generation(&mut parts.rng));
+    let wakes = || Wakes::of_set(set);
+    runtime.block_on(work(parts, thread, engine, wakes))
+}
+
+fn first_generation(rng: &mut Rng) -> u32 {
+    rng.next_u64() as u32
+}
+
+/// Runs a worker over `engine` until the process ends, inside the runtime. `wakes` needs that too.
+async fn work<E: Engine>(
+    mut parts: Parts,
+    thread: Thread,
+    engine: E,
+    wakes: impl FnOnce() -> std::io::Result<Wakes>,
+) -> anyhow::Result<Infallible> {
+    let wakes = wakes().context("waiting for the engine")?;
     let clock = Clock::default();
     parts.now = clock.now();
-    let counters = Arc::clone(&parts.counters);
-    let first_generation = parts.rng.next_u64() as u32;
-    let worker = Worker::new(Slots::new(kernel, first_generation), parts);
-    let _ = thread.reports.send(Report::Ready(core));
-    let (control, reports) = (thread.control, thread.reports);
-    let driven = drive(worker, eventfd, control, reports, clock, counters);
-    let worker = runtime.block_on(driven);
-    // Neither the ring nor the runtime is dropped with operations in flight.
-    std::mem::forget(worker);
-    std::mem::forget(runtime);
-    Ok(())
+    let core = parts.core;
+    let mut driver = Driver {
+        wakes,
+        clock,
+        control: thread.control,
+        busy_poll: thread.engine.busy_poll.0,
+        counters: Arc::clone(&parts.counters),
+        reports: thread.reports,
+        worker: Worker::new(engine, parts),
+    };
+    let _ = driver.reports.send(Report::Ready(core));
+    Ok(driver.drive().await)
 }
 
 fn pin(cpu: usize) -> nix::Result<()> {
@@ -154,7 +296,7 @@ fn pin(cpu: usize) -> nix::Result<()> {
 
 /// Why the task goes on.
 enum Woken {
-    /// The ring has something.
+    /// The engine has something.
     Engine,
     /// Another core has sent something.
     Batch(Batch),
@@ -164,149 +306,117 @@ enum Woken {
     Timer,
 }
 
-/// Reads of the eventfd, one after the other: one is always waiting in the runtime's own ring.
-struct Eventfd {
-    file: Rc<monoio::fs::File>,
-    raw: OwnedFd,
-    read: Pin<Box<dyn Future<Output = ()>>>,
-}
-
-impl Eventfd {
-    fn new(fd: OwnedFd) -> std::io::Result<Self> {
-        let raw = fd.try_clone()?;
-        let file = Rc::new(monoio::fs::File::from_std(File::from(fd))?);
-        let read = Self::read(Rc::clone(&file));
-        Ok(Self { file, raw, read })
-    }
-
-    fn read(file: Rc<monoio::fs::File>) -> Pin<Box<dyn Future<Output = ()>>> {
-        Box::pin(async move {
-            let (result, _) = file.read_at(vec![0u8; 8], 0).await;
-            if let Err(error) = result {
-                error!(%error, "reading the eventfd");
-            }
-        })
-    }
-
-    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
-        let poll = self.read.as_mut().poll(cx);
-        if poll.is_ready() {
-            self.read = Self::read(Rc::clone(&self.file));
-        }
-        poll
-    }
-
-    /// Lets the runtime's other tasks run, and comes back behind them.
-    async fn pass_through_runtime(&mut self) {
-        // Writing fails only at the counter's end, which no number of turns reaches.
-        let _ = nix::unistd::write(self.raw.as_fd(), &1u64.to_ne_bytes());
-        poll_fn(|cx| self.poll(cx)).await;
-    }
-}
-
-async fn drive(
-    mut worker: Worker<UringEngine>,
-    eventfd: OwnedFd,
-    control: flume::Receiver<Control>,
-    reports: flume::Sender<Report>,
+/// Drives a worker: turns while there is work, waits where there is none.
+struct Driver<E> {
+    worker: Worker<E>,
+    wakes: Wakes,
     clock: Clock,
+    control: flume::Receiver<Control>,
+    busy_poll: Duration,
+    /// Where it tells how it goes.
+    reports: flume::Sender<Report>,
     counters: Arc<Counters>,
-) -> Worker<UringEngine> {
-    let mut eventfd = match Eventfd::new(eventfd) {
-        Ok(eventfd) => eventfd,
-        Err(error) => {
-            error!(%error, "the eventfd can't be awaited");
-            return worker;
-        }
-    };
-    let inbox = worker.mesh_mut().inbox().clone();
-    let mut batches = inbox.recv_async();
-    let mut orders = control.recv_async();
-    let mut turns = 0;
-    let mut yielded = clock.now().mono;
-    let mut by_timer = false;
-    let mut reported = false;
-    loop {
-        let now = clock.now();
-        let busy = worker.turn(now);
-        // Its clients are gone, but not yet those of others in the rooms that live here: it goes
-        // on until the process ends.
-        if !reported && worker.is_drained() {
-            reported = true;
-            let (core, cut) = (worker.mesh_mut().core(), worker.cut());
-            let _ = reports.try_send(Report::Finished { core, cut });
-        }
-        if std::mem::take(&mut by_timer) && worker.completions() > 0 {
-            watch(&mut eventfd, &counters).await;
-        }
-        if busy {
-            turns += 1;
-            if turns >= TURNS_PER_YIELD_MAX || now.mono.since(yielded) >= YIELD_AFTER {
-                eventfd.pass_through_runtime().await;
-                // An order must get through to a worker that never rests.
-                if let Ok(order) = control.try_recv() {
-                    obey(&mut worker, order);
+}
+
+impl<E: Engine> Driver<E> {
+    async fn drive(&mut self) -> Infallible {
+        let inbox = self.worker.mesh_mut().inbox().clone();
+        let control = self.control.clone();
+        let mut batches = inbox.recv_async();
+        let mut orders = control.recv_async();
+        let mut turns = 0;
+        let mut yielded = self.clock.now().mono;
+        let mut last_busy = None;
+        let mut by_timer = false;
+        let mut reported = false;
+        loop {
+            let now = self.clock.now();
+            let mut busy = self.worker.turn(now);
+            // Its clients are gone, but not yet those of others in the rooms that live here: it
+            // goes on until the process ends.
+            if !reported && self.worker.is_drained() {
+                reported = true;
+                let (core, cut) = (self.worker.mesh_mut().core(), self.worker.cut());
+                let _ = self.reports.try_send(Report::Finished { core, cut });
+            }
+            if std::mem::take(&mut by_timer)
+                && self.worker.completions() > 0
+                && self.wakes.missed_after_turn().await
+            {
+                self.on_missed_wake();
+            }
+            busy |= self.worker.engine().has_work();
+            if busy {
+                last_busy = Some(now.mono);
+            }
+            if busy || last_busy.is_some_and(|busy| now.mono.since(busy) < self.busy_poll) {
+                turns += 1;
+                if turns >= TURNS_PER_YIELD_MAX || now.mono.since(yielded) >= YIELD_AFTER {
+                    self.wakes.pass_through_runtime().await;
+                    // An order must get through to a worker that never rests.
+                    if let Ok(order) = control.try_recv() {
+                        self.obey(order);
+                    }
+                    turns = 0;
+                    yielded = self.clock.now().mono;
                 }
-                turns = 0;
-                yielded = clock.now().mono;
+                continue;
             }
-            continue;
-        }
-        turns = 0;
-        let wake = worker
-            .next_wake()
-            .map_or(WATCHDOG_INTERVAL, |wake| wake.since(now.mono))
-            .min(WATCHDOG_INTERVAL);
-        let mut sleep = std::pin::pin!(monoio::time::sleep(wake));
-        let woken = poll_fn(|cx| {
-            if eventfd.poll(cx).is_ready() {
-                return Poll::Ready(Woken::Engine);
+            turns = 0;
+            // Once it has waited, looking about begins again with the next work.
+            last_busy = None;
+            let wake = self
+                .worker
+                .next_wake()
+                .map_or(WATCHDOG_INTERVAL, |wake| wake.since(now.mono))
+                .min(WATCHDOG_INTERVAL);
+            let mut sleep = std::pin::pin!(monoio::time::sleep(wake));
+            let woken = poll_fn(|cx| {
+                if self.wakes.poll(cx).is_ready() {
+                    return Poll::Ready(Woken::Engine);
+                }
+                if let Poll::Ready(Ok(batch)) = Pin::new(&mut batches).poll(cx) {
+                    return Poll::Ready(Woken::Batch(batch));
+                }
+                if let Poll::Ready(Ok(order)) = Pin::new(&mut orders).poll(cx) {
+                    return Poll::Ready(Woken::Control(order));
+                }
+                sleep.as_mut().poll(cx).map(|()| Woken::Timer)
+            })
+            .await;
+            match woken {
+                Woken::Engine => {}
+                Woken::Batch(batch) => {
+                    self.worker.mesh_mut().put_back(batch);
+                    batches = inbox.recv_async();
+                }
+                Woken::Control(order) => {
+                    self.obey(order);
+                    orders = control.recv_async();
+                }
+                Woken::Timer => {
+                    by_timer = true;
+                    if self.wakes.missed_before_turn().await {
+                        self.on_missed_wake();
+                    }
+                }
             }
-            if let Poll::Ready(Ok(batch)) = Pin::new(&mut batches).poll(cx) {
-                return Poll::Ready(Woken::Batch(batch));
-            }
-            if let Poll::Ready(Ok(order)) = Pin::new(&mut orders).poll(cx) {
-                return Poll::Ready(Woken::Control(order));
-            }
-            sleep.as_mut().poll(cx).map(|()| Woken::Timer)
-        })
-        .await;
-        yielded = clock.now().mono;
-        match woken {
-            Woken::Engine => {}
-            Woken::Batch(batch) => {
-                worker.mesh_mut().put_back(batch);
-                batches = inbox.recv_async();
-            }
-            Woken::Control(order) => {
-                obey(&mut worker, order);
-                orders = control.recv_async();
-            }
-            Woken::Timer => by_timer = true,
+            yielded = self.clock.now().mono;
         }
     }
-}
 
-fn obey(worker: &mut Worker<UringEngine>, order: Control) {
-    match order {
-        Control::Drain => worker.begin_draining(),
-        Control::Reload(config) => worker.reload(config),
-    }
-}
-
-/// Completions were found although only time had passed. If the eventfd was signalled meanwhile,
-/// the two coincided; if not, a wake was missed.
-async fn watch(eventfd: &mut Eventfd, counters: &Counters) {
-    let mut patience = std::pin::pin!(monoio::time::sleep(Duration::from_millis(5)));
-    let signalled = poll_fn(|cx| {
-        if eventfd.poll(cx).is_ready() {
-            return Poll::Ready(true);
+    fn obey(&mut self, order: Control) {
+        match order {
+            Control::Drain => self.worker.begin_draining(),
+            Control::Reload(config) => self.worker.reload(config),
         }
-        patience.as_mut().poll(cx).map(|()| false)
-    })
-    .await;
-    if !signalled {
-        counters.missed_wakes_total.inc();
+    }
+
+    fn on_missed_wake(&self) {
+        self.counters.missed_wakes_total.inc();
         warn!("a wake was missed");
     }
 }
+
+/// Operations that the runtime itself may have in flight, beside the engine's.
+const RUNTIME_ENTRIES: u32 = 256;

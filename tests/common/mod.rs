@@ -38,6 +38,8 @@ pub(crate) struct Server {
     pub(crate) addresses: Vec<SocketAddr>,
     /// Where its counters are.
     pub(crate) admin: SocketAddr,
+    /// What it wrote to stdout, up to `ready`.
+    pub(crate) banner: Vec<String>,
     stderr: Arc<Mutex<String>>,
 }
 
@@ -61,7 +63,7 @@ impl Server {
         Self::start_by(Self::command(listen, args))
     }
 
-    /// The gateway that `command` starts.
+    /// Starts a gateway by a command line made of [`Server::command`].
     pub(crate) fn start_by(mut command: Command) -> Self {
         let mut child = command.spawn().expect("the gateway's binary starts");
         let stderr = collect(child.stderr.take().expect("stderr is piped"));
@@ -79,6 +81,7 @@ impl Server {
             addr: banner.listening[0],
             addresses: banner.listening,
             admin: banner.admin,
+            banner: banner.lines,
             stderr,
         }
     }
@@ -98,9 +101,12 @@ impl Server {
         ] {
             command.args(["--set", &format!("limits.{rate}=0")]);
         }
-        command
-            .args(["--set", "admin.listen=127.0.0.1:0"])
-            .args(args);
+        command.args(["--set", "admin.listen=127.0.0.1:0"]);
+        if let Some(engine) = engine() {
+            command.args(["--set", &format!("engine.kind={engine}")]);
+        }
+        // Last, so that a test has its own way.
+        command.args(args);
         command
     }
 
@@ -144,7 +150,7 @@ impl Server {
     }
 
     /// Waits until the counters satisfy `check`.
-    pub(crate) async fn wait(&self, what: &str, check: impl Fn(&Counters) -> bool) {
+    pub(crate) async fn wait(&self, what: &str, mut check: impl FnMut(&Counters) -> bool) {
         let mut poll = Poll::new();
         while let Some(pause) = poll.next_pause() {
             if check(&self.counters()) {
@@ -187,6 +193,20 @@ impl Server {
     pub(crate) fn fd_count(&self) -> usize {
         let path = format!("/proc/{}/fd", self.child.id());
         std::fs::read_dir(path).expect("the gateway runs").count()
+    }
+
+    /// Waits until the process has at most `max` descriptors open, and says how many it has. The
+    /// connection that read the counters last may still be closing.
+    pub(crate) async fn fds_at_most(&self, max: usize) -> usize {
+        let mut poll = Poll::new();
+        while let Some(pause) = poll.next_pause() {
+            let open = self.fd_count();
+            if open <= max {
+                return open;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        panic!("{max} descriptors before, {} after", self.fd_count());
     }
 
     /// Sends the signal with this name, such as `TERM`.
@@ -294,7 +314,12 @@ pub(crate) struct Finished {
 
 /// The gateway's program with its pipes ready and nothing inherited that could change it.
 pub(crate) fn tidegate() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    program(env!("CARGO_BIN_EXE_tidegate"))
+}
+
+/// A program with its pipes ready and nothing inherited that could change the gateway.
+pub(crate) fn program(path: &str) -> Command {
+    let mut command = Command::new(path);
     for (name, _) in std::env::vars() {
         if name.starts_with("TIDEGATE_") {
             command.env_remove(name);
@@ -306,6 +331,12 @@ pub(crate) fn tidegate() -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
+}
+
+/// The engine that `TIDEGATE_TEST_ENGINE` names for this run of the tests, `uring` or `epoll`; none
+/// leaves the choice to the gateway.
+pub(crate) fn engine() -> Option<String> {
+    std::env::var("TIDEGATE_TEST_ENGINE").ok()
 }
 
 /// Runs `command` to its end, which must come before the deadline.
@@ -452,6 +483,7 @@ impl Poll {
 struct Banner {
     listening: Vec<SocketAddr>,
     admin: SocketAddr,
+    lines: Vec<String>,
 }
 
 /// Reads stdout up to `ready`; the lines seen so far when that doesn't come.
@@ -483,7 +515,11 @@ fn read_banner(child: &mut Child) -> Result<Banner, Vec<String>> {
         let listening = find("listening ", "ws://", "/ws");
         let admin = find("admin ", "http://", "");
         return match (listening.is_empty(), admin.first()) {
-            (false, Some(&admin)) => Ok(Banner { listening, admin }),
+            (false, Some(&admin)) => Ok(Banner {
+                listening,
+                admin,
+                lines,
+            }),
             _ => Err(lines),
         };
     }

@@ -61,7 +61,7 @@ impl SimKernel {
         });
     }
 
-    /// Whoever waits to be accepted is reset.
+    /// Whoever waits there is turned away.
     pub(super) fn close_listener(&mut self, listener: ListenerId) {
         let state = &mut self.listeners[usize::from(listener)];
         state.is_closed = true;

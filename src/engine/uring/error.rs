@@ -13,11 +13,14 @@ pub enum UringError {
     #[error(
         "io_uring is forbidden here ({0}): the sysctl kernel.io_uring_disabled, or a seccomp \
          profile such as Docker's default one; allow io_uring_setup, io_uring_enter and \
-         io_uring_register"
+         io_uring_register, or let engine.kind be \"auto\" or \"epoll\""
     )]
     Forbidden(io::Error),
     /// The kernel lacks something.
-    #[error("this kernel ({release}) lacks {feature}; Tidegate needs Linux {KERNEL_MIN} or newer")]
+    #[error(
+        "this kernel ({release}) lacks {feature}; engine.kind = \"uring\" needs Linux {KERNEL_MIN} or \
+         newer, \"auto\" and \"epoll\" do not"
+    )]
     Missing {
         /// What it lacks.
         feature: &'static str,
@@ -35,6 +38,18 @@ pub enum UringError {
         /// How it failed.
         source: io::Error,
     },
+}
+
+impl UringError {
+    /// Why in a few words, without what to do about it.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Forbidden(error) => format!("io_uring is forbidden here: {error}"),
+            Self::Missing { feature, release } => format!("Linux {release} lacks {feature}"),
+            Self::Memory(error) => format!("not enough lockable memory for io_uring: {error}"),
+            Self::Other { action, source } => format!("io_uring fails: {action}: {source}"),
+        }
+    }
 }
 
 /// What a failed set-up of the ring means.
