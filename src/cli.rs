@@ -123,6 +123,9 @@ fn start_logging(log: &Log) -> anyhow::Result<()> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Else a reader of the log that goes away would end the gateway: a write that fails is
+        // told of by `eprintln!`, which panics then.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => builder.with_ansi(false).try_init(),

@@ -109,6 +109,9 @@ pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the kernel is asked how much of a backlogged connection's output it still holds.
 pub const UNSENT_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Into how many rounds an interval of pings is divided: silent clients are pinged in rounds.
+pub const PING_ROUNDS: u32 = 64;
+
 /// How long a connection lingers after its last byte for the peer to end it.
 pub const LINGER: Duration = Duration::from_secs(2);
 /// Bytes that a lingering connection discards before it is reset.

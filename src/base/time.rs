@@ -22,6 +22,12 @@ impl Instant {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// This instant, or the next that is a multiple of `step` after the origin.
+    pub fn rounded_up(self, step: Duration) -> Self {
+        let step = u64::try_from(step.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Self(self.0.div_ceil(step).saturating_mul(step))
+    }
+
     /// The end of time: later than anything that happens.
     pub const NEVER: Self = Self(u64::MAX);
 
@@ -53,6 +59,16 @@ mod tests {
         let b = Instant::from_nanos(9);
         assert_eq!(b.since(a), Duration::from_nanos(4));
         assert_eq!(a.since(b), Duration::ZERO);
+    }
+
+    #[test]
+    fn rounding_goes_up_to_the_next_step() {
+        let step = Duration::from_nanos(10);
+        for (at, rounded) in [(0, 0), (1, 10), (10, 10), (11, 20)] {
+            assert_eq!(Instant(at).rounded_up(step), Instant(rounded));
+        }
+        assert_eq!(Instant(7).rounded_up(Duration::ZERO), Instant(7));
+        assert_eq!(Instant::NEVER.rounded_up(step), Instant::NEVER);
     }
 
     #[test]

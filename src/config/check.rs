@@ -107,6 +107,14 @@ impl Config {
                 quoted(&server.cores)
             )
         });
+        let twice = listed_twice(&server.cores);
+        checks.check(twice.is_none(), &["server.cores"], || {
+            format!(
+                "server.cores = {} lists core {} twice",
+                quoted(&server.cores),
+                twice.unwrap_or_default()
+            )
+        });
         let is_name = server.node.len() <= 255 && !server.node.contains(char::is_control);
         checks.check(is_name, &["server.node"], || {
             "server.node must be at most 255 bytes without control characters".to_owned()
@@ -357,6 +365,23 @@ fn is_list_of_cores(text: &str) -> bool {
                 .is_some_and(|(first, last)| first <= last),
             None => number(part).is_some(),
         })
+}
+
+/// A core that a list names more than once. Ranges are compared by their ends, so that a huge one
+/// costs nothing.
+fn listed_twice(text: &str) -> Option<usize> {
+    let number = |text: &str| text.trim().parse::<usize>().ok();
+    let ranges: Vec<(usize, usize)> = text
+        .split(',')
+        .filter_map(|part| match part.split_once('-') {
+            Some((first, last)) => number(first).zip(number(last)),
+            None => number(part).map(|core| (core, core)),
+        })
+        .collect();
+    ranges.iter().enumerate().find_map(|(n, a)| {
+        let overlap = |b: &&(usize, usize)| a.0 <= b.1 && b.0 <= a.1;
+        ranges[..n].iter().find(overlap).map(|b| a.0.max(b.0))
+    })
 }
 
 /// The limits of all routes, or of one with the path and the keys that are its own.

@@ -300,7 +300,7 @@ fn lists_of_tables_are_read_entry_by_entry() {
 
 #[test]
 fn contradictions_are_found_all_at_once() {
-    let cases: [(&[&str], &[&str]); 15] = [
+    let cases: [(&[&str], &[&str]); 16] = [
         (
             &["limits.buffered_bytes_low=2MiB"],
             &["limits.buffered_bytes_low = \"2MiB\" must not be more than"],
@@ -397,6 +397,10 @@ fn contradictions_are_found_all_at_once() {
                 "server.listen must name at least one address",
                 "cores.0.listen names 1.1.1.1:1 twice",
             ],
+        ),
+        (
+            &["server.cores=0-3,2"],
+            &["server.cores = \"0-3,2\" lists core 2 twice"],
         ),
         (
             &["server.cores=3-1", "server.node=\"a\\nb\""],

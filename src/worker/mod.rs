@@ -86,6 +86,10 @@ pub struct Worker<E> {
     core: Core,
     events: Vec<Event>,
     completions: usize,
+    /// Connections that have arrived and not been looked at yet, in order.
+    arrivals: VecDeque<ConnKey>,
+    /// Of these, how many a turn takes up.
+    accept_batch: u32,
 }
 
 /// A worker without its engine: what it knows, and what it wants done.
@@ -205,6 +209,8 @@ impl<E: Engine> Worker<E> {
             core,
             events: Vec::with_capacity(TURN_COMPLETIONS_MAX),
             completions: 0,
+            arrivals: VecDeque::new(),
+            accept_batch: own.engine.accept_batch,
         }
     }
 
@@ -234,8 +240,12 @@ impl<E: Engine> Worker<E> {
         self.core.turn = self.core.turn.wrapping_add(1);
         self.core.turn_messages = 0;
         self.core.counters.turns_total.inc();
-        let mut busy = self.take_completions();
-        busy |= self.core.take_mesh();
+        // What other cores sent before these completions were found comes first: what a client
+        // asks for comes after what its answers have told it of.
+        self.completions = self.engine.poll(&mut self.events, TURN_COMPLETIONS_MAX);
+        let mut busy = self.core.take_mesh();
+        busy |= self.work_on_completions();
+        busy |= self.take_arrivals();
         busy |= self.resume_stalled();
         busy |= self.fire_timers();
         busy |= self.core.hand_out();
@@ -296,25 +306,35 @@ impl<E: Engine> Worker<E> {
         self.core.is_drained(self.engine.slots_open())
     }
 
-    fn take_completions(&mut self) -> bool {
+    fn work_on_completions(&mut self) -> bool {
         let mut events = std::mem::take(&mut self.events);
-        let found = self.engine.poll(&mut events, TURN_COMPLETIONS_MAX);
-        self.completions = found;
         for event in events.drain(..) {
             self.on_event(event);
         }
         self.events = events;
-        found > 0
+        self.completions > 0
+    }
+
+    /// Takes up connections that have arrived: no more than a batch, so that a rush of them does
+    /// not delay those who are here already.
+    fn take_arrivals(&mut self) -> bool {
+        let before = self.arrivals.len();
+        for _ in 0..self.accept_batch {
+            let Some(conn) = self.arrivals.pop_front() else {
+                break;
+            };
+            let peer = self.engine.peer_addr(conn);
+            self.core.on_accepted(conn, peer);
+        }
+        self.run_actions();
+        before > 0
     }
 
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Received { conn, chunk } => self.on_received(conn, chunk),
             Event::Sent { conn, bytes, done } => self.core.on_sent(conn, bytes, done),
-            Event::Accepted { conn, .. } => {
-                let peer = self.engine.peer_addr(conn);
-                self.core.on_accepted(conn, peer);
-            }
+            Event::Accepted { conn, .. } => self.arrivals.push_back(conn),
             Event::AcceptFailed { listener, errno } => {
                 self.core.counters.accept_errors_total.inc();
                 let error = std::io::Error::from_raw_os_error(errno);

@@ -9,7 +9,7 @@ use super::{
     conn::{Ping, Receive, State},
 };
 use crate::{
-    base::time::Instant,
+    base::{limits::PING_ROUNDS, time::Instant},
     config::Limits,
     engine::{CloseMode, ConnKey},
     handler::reply,
@@ -114,7 +114,11 @@ impl Core {
                 return Some(at.plus(timeout));
             }
         }
-        let due = state.last_read.plus(interval);
+        // Rounded up a little: silent clients are pinged together, and one wake serves many.
+        let due = state
+            .last_read
+            .plus(interval)
+            .rounded_up(interval / PING_ROUNDS);
         if now < due {
             return Some(due);
         }

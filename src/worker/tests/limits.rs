@@ -284,6 +284,31 @@ fn a_send_without_progress_ends_in_its_time() {
 }
 
 #[test]
+fn a_rush_of_connections_is_taken_up_in_batches() {
+    let most = Cell::new(0);
+    let all = for_each_seed("worker::tests::limits::a_rush", 10, |seed| {
+        let sim = SimConfig::default();
+        let mut net = Net::with(Rng::new(seed), 1, &sim, |config| {
+            config.engine.accept_batch = 3;
+        });
+        for _ in 0..40 {
+            net.connect("/ws", JSON);
+        }
+        let mut accepted = 0;
+        for _ in 0..200 {
+            net.turn(0);
+            let now = net.total(|c| c.accepted_total.get());
+            assert!(now - accepted <= 3, "{} in one turn", now - accepted);
+            most.set(most.get().max(now - accepted));
+            accepted = now;
+        }
+        net.until_open();
+        net.end();
+    });
+    assert!(!all || most.get() == 3, "there was never a rush");
+}
+
+#[test]
 fn who_does_not_answer_its_close_is_cut_at_the_deadline() {
     for_each_seed("worker::tests::limits::who_does_not_answer", 30, |seed| {
         let mut net = Net::new(seed, |config| {

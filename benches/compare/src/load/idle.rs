@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     connect::{self, Target},
     frame::{self, BINARY, CLOSE, Frame, PING, PONG, TEXT},
-    server::{Memory, descriptors},
+    server::{Cpu, Memory, descriptors},
     socket::Scratch,
 };
 
@@ -25,6 +25,7 @@ pub(crate) struct Load {
     pub(crate) connections: u32,
     pub(crate) rate: u32,
     pub(crate) join: bool,
+    pub(crate) hold: Option<Duration>,
 }
 
 /// Opens the connections, waits until the server's memory rests, and checks that all of them live.
@@ -52,6 +53,10 @@ pub(crate) fn run(target: &Target, pid: i32, load: &Load) -> anyhow::Result<Valu
         "the server holds {descriptors_after} descriptors, too few for the connections"
     );
     let settled_s = begin.elapsed().as_secs_f64() - opened_s;
+    let held = match load.hold {
+        Some(hold) => crowd.hold(pid, hold)?,
+        None => Value::Null,
+    };
     let pings = crowd.pings;
     crowd.check_alive()?;
     let growth = after.anonymous.saturating_sub(before.anonymous);
@@ -66,6 +71,7 @@ pub(crate) fn run(target: &Target, pid: i32, load: &Load) -> anyhow::Result<Valu
         "before": before.json(),
         "after": after.json(),
         "growth": crowd.growth,
+        "held": held,
         "user_bytes_per_connection": growth as f64 / f64::from(load.connections),
     }))
 }
@@ -174,6 +180,24 @@ impl Crowd {
                 "the server's memory did not come to rest: {low} to {high} bytes in the last samples"
             );
         }
+    }
+
+    /// Does nothing but answer pings for so long, and says what that cost the server.
+    fn hold(&mut self, pid: i32, hold: Duration) -> anyhow::Result<Value> {
+        let (before, pings) = (Cpu::of(pid)?, self.pings);
+        let begin = Instant::now();
+        while begin.elapsed() < hold {
+            self.turn(20)?;
+        }
+        let seconds = begin.elapsed().as_secs_f64();
+        let after = Cpu::of(pid)?;
+        let used = after.total.saturating_sub(before.total).as_secs_f64();
+        Ok(json!({
+            "seconds": seconds,
+            "pings_answered": self.pings - pings,
+            "server": after.since(&before),
+            "core_percent": used / seconds * 100.0,
+        }))
     }
 
     /// Pings every client's connection and waits for the pongs.

@@ -81,6 +81,9 @@ struct IdleArgs {
     /// Join the gateway's rooms, ten clients to a room.
     #[arg(long)]
     join: bool,
+    /// Seconds to stay idle, answering pings, while the server's CPU time is measured.
+    #[arg(long, value_parser = seconds)]
+    hold: Option<Duration>,
 }
 
 fn main() -> ExitCode {
@@ -126,6 +129,7 @@ fn run_idle(args: &IdleArgs) -> anyhow::Result<serde_json::Value> {
             connections: args.connections,
             rate: args.rate,
             join: args.join,
+            hold: args.hold,
         },
     )
 }
