@@ -5,12 +5,11 @@ mod common;
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use common::{
-    Server,
+    Server, TempFile,
     client::Client,
     get, raise_fd_limit,
     raw::{FIN, Raw, TEXT, frame, upgrade_request},
@@ -295,23 +294,6 @@ async fn a_final_drain_says_going_away() {
     assert_eq!(client.closed().await, (1001, "going away".to_owned()));
 }
 
-/// A file that is gone with its owner.
-struct TempFile(PathBuf);
-
-impl TempFile {
-    fn new(name: &str, text: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("tidegate-{}-{name}", std::process::id()));
-        std::fs::write(&path, text).expect("a temporary file can be written");
-        Self(path)
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 #[test]
 fn a_route_may_close_with_its_own_code_or_without_one() {
     let file = TempFile::new(
@@ -328,8 +310,7 @@ fn a_route_may_close_with_its_own_code_or_without_one() {
         drain_close_code = 1006
         "#,
     );
-    let path = file.0.to_str().expect("it is text");
-    let server = Server::start(&["--config", path, "--set", "drain.notice=0s"]);
+    let server = Server::start(&["--config", file.path(), "--set", "drain.notice=0s"]);
     let mut own = Raw::upgraded(server.addr, "/ws");
     own.expect_text();
     let mut unclean = Raw::upgraded(server.addr, "/unclean");

@@ -5,10 +5,9 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{DEADLINE, Server, client::Client, raw::Raw};
+use common::{Server, client::Client, raw::stopped_reader};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 
 const FAST: usize = 5;
 const PAYLOAD_BYTES: usize = 16 * 1024;
@@ -37,28 +36,6 @@ fn server(cores: usize, args: &[&str]) -> Server {
     ];
     all.extend_from_slice(args);
     Server::quiet(&all)
-}
-
-/// A member that has read the answer to its join, and reads no more. Its small receive buffer
-/// makes the kernel stop taking bytes for it early.
-fn stopped_reader(server: &Server, room: &str) -> Raw {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket
-        .set_recv_buffer_size(4 * 1024)
-        .expect("a receive buffer can be small");
-    socket
-        .connect_timeout(&server.addr.into(), DEADLINE)
-        .expect("the listener accepts");
-    let mut raw = Raw::from_stream(socket.into());
-    raw.upgrade("/ws?user=stopped");
-    assert!(raw.expect_text().contains("\"connected\""));
-    let join = json!({"type": "join", "room": room, "id": "j"}).to_string();
-    raw.send(&common::raw::frame(
-        common::raw::FIN | common::raw::TEXT,
-        join.as_bytes(),
-    ));
-    assert!(raw.expect_text().contains("\"ok\""));
-    raw
 }
 
 /// What a member saw of a room, from its join at place 0.
@@ -127,7 +104,7 @@ async fn stop_and_go(cores: usize, policy: &str, counter: &str, wanted: u64) -> 
         assert_eq!(ok["gap_free"], policy != "conflate");
         fast.push(client);
     }
-    let mut stopped = stopped_reader(&server, room);
+    let mut stopped = stopped_reader(server.addr, room);
     let mut talker = Client::connect(&server, "talker").await;
     talker.join(room).await;
     let payload = "x".repeat(PAYLOAD_BYTES);

@@ -2,35 +2,12 @@
 
 mod common;
 
-use std::path::PathBuf;
-
 use common::{
-    Server,
+    Server, TempFile,
     client::Client,
     raw::{FIN, Raw, TEXT, frame, upgrade_request},
 };
 use serde_json::json;
-
-/// A configuration file that is gone with its owner.
-struct TempFile(PathBuf);
-
-impl TempFile {
-    fn new(name: &str, text: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("tidegate-{}-{name}", std::process::id()));
-        std::fs::write(&path, text).expect("a temporary file can be written");
-        Self(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().expect("it is text")
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
 
 const ROUTES: &str = r#"
 [server]

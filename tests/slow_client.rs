@@ -3,10 +3,9 @@
 
 mod common;
 
-use common::{DEADLINE, Server, client::Client, raw::Raw};
+use common::{Server, client::Client, raw::stopped_reader};
 use futures_util::future::join_all;
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
 
 const OTHERS: usize = 50;
 const PAYLOAD_BYTES: usize = 16 * 1024;
@@ -29,7 +28,7 @@ async fn a_stopped_reader_is_evicted_and_slows_nobody() {
         other.join("stream").await;
         others.push(other);
     }
-    let mut stopped = stopped_reader(&server);
+    let mut stopped = stopped_reader(server.addr, "stream");
 
     let mut talker = Client::connect(&server, "talker").await;
     talker.join("stream").await;
@@ -101,26 +100,4 @@ async fn all_receive(clients: &mut [Client], seqs: std::ops::RangeInclusive<u64>
         }
     });
     join_all(each).await;
-}
-
-/// A member that has read the answer to its join, and reads no more. Its small receive buffer
-/// makes the kernel stop taking bytes for it early.
-fn stopped_reader(server: &Server) -> Raw {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket
-        .set_recv_buffer_size(4 * 1024)
-        .expect("a receive buffer can be small");
-    socket
-        .connect_timeout(&server.addr.into(), DEADLINE)
-        .expect("the listener accepts");
-    let mut raw = Raw::from_stream(socket.into());
-    raw.upgrade("/ws?user=stopped");
-    assert!(raw.expect_text().contains("\"connected\""));
-    let join = br#"{"type":"join","room":"stream","id":"j"}"#;
-    raw.send(&common::raw::frame(
-        common::raw::FIN | common::raw::TEXT,
-        join,
-    ));
-    assert!(raw.expect_text().contains("\"ok\""));
-    raw
 }

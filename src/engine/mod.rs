@@ -166,8 +166,8 @@ pub trait Engine {
     /// The peer's address; none if it is gone already.
     fn peer_addr(&self, conn: ConnKey) -> Option<SocketAddr>;
 
-    /// Bytes that the kernel has taken to send and the peer has not acknowledged; 0 if the
-    /// connection is gone already. Costs a system call.
+    /// Bytes that the kernel has taken and not sent yet; 0 if the connection is gone already. Costs a
+    /// system call.
     fn unsent_bytes(&self, conn: ConnKey) -> usize;
 
     /// Receives until told otherwise.

@@ -151,7 +151,7 @@ pub trait Kernel {
     fn close(&mut self, socket: Self::Socket, key: Key);
     /// The peer's address.
     fn peer_addr(&self, socket: &Self::Socket) -> Option<SocketAddr>;
-    /// Bytes taken to send and not acknowledged by the peer.
+    /// Bytes taken and not sent yet.
     fn unsent_bytes(&self, socket: &Self::Socket) -> usize;
     /// Hands over what was asked for and lets finished work become completions.
     fn enter(&mut self);

@@ -4,19 +4,23 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Bytes that a TCP socket has taken and its peer has not acknowledged (`SIOCOUTQ`); 0 where the
-/// connection is gone already.
+/// Bytes that a TCP socket has taken and not sent yet (`SIOCOUTQNSD`): what is on its way to a peer far
+/// away does not count, what waits for a peer that does not read does. 0 where the connection is
+/// gone already.
 pub fn unsent_bytes(socket: BorrowedFd<'_>) -> usize {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: SIOCOUTQ, which Linux numbers as TIOCOUTQ, writes one int to its argument; it points
-    // at one that lives through the call, and the borrow keeps the descriptor open.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    // SAFETY: SIOCOUTQNSD writes one int to its argument; it points at one that lives through the
+    // call, and the borrow keeps the descriptor open.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) };
     if result == 0 {
         usize::try_from(bytes).unwrap_or(0)
     } else {
         0
     }
 }
+
+/// linux/sockios.h; the same on every architecture.
+const SIOCOUTQNSD: libc::Ioctl = 0x894B;
 
 /// The descriptor of an epoll set, which mio lends only as a number.
 pub fn poll_fd(poll: &mio::Poll) -> BorrowedFd<'_> {

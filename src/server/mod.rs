@@ -158,13 +158,14 @@ impl Server {
         let cores = choice.cpus.len();
         let share = cpus::share(&machine, cores);
         let engine = run::choose_engine(config.engine.kind)?;
-        let listeners = listen::open(&Plan::new(&config, cores as u16), &config)?;
-        let admin = config.admin.listen.map(listen::open_admin).transpose()?;
         let (report_sender, reports) = flume::bounded(4 * cores + 4);
         let (trigger, triggers) = reload::triggers();
-        // Early: a signal to end must not end the process otherwise once there are clients.
+        // Early: a signal must not end the process otherwise, while it waits for its port or
+        // once there are clients.
         let on_hangup = reloader.is_some().then(|| trigger.clone());
         signals::watch(report_sender.clone(), on_hangup).map_err(system("watching for signals"))?;
+        let listeners = listen::open(&Plan::new(&config, cores as u16), &config)?;
+        let admin = config.admin.listen.map(listen::open_admin).transpose()?;
         let mut server = Self {
             addresses: listeners.addresses,
             admin: admin.as_ref().map(|(address, _)| *address),

@@ -13,6 +13,7 @@ use std::{
     future::Future,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -255,6 +256,28 @@ impl Drop for Server {
                 .unwrap_or_default();
             eprintln!("--- the gateway's stderr ---\n{log}---");
         }
+    }
+}
+
+/// A file with a name of its own, gone with its owner.
+pub(crate) struct TempFile(PathBuf);
+
+impl TempFile {
+    pub(crate) fn new(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("tidegate-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).expect("a temporary file can be written");
+        Self(path)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().expect("it is text")
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 

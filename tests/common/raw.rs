@@ -5,6 +5,8 @@ use std::{
     net::{SocketAddr, TcpStream},
 };
 
+use socket2::{Domain, Socket, Type};
+
 use super::DEADLINE;
 
 /// A TCP connection and what has been read of it but not consumed.
@@ -235,6 +237,25 @@ impl Raw {
             Err(error) => panic!("nothing to read: {error}"),
         }
     }
+}
+
+/// A member that has read the answer to its join, and reads no more. Its small receive buffer
+/// makes the kernel stop taking bytes for it early.
+pub(crate) fn stopped_reader(addr: SocketAddr, room: &str) -> Raw {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket
+        .set_recv_buffer_size(4 * 1024)
+        .expect("a receive buffer can be small");
+    socket
+        .connect_timeout(&addr.into(), DEADLINE)
+        .expect("the listener accepts");
+    let mut raw = Raw::from_stream(socket.into());
+    raw.upgrade("/ws?user=stopped");
+    assert!(raw.expect_text().contains("\"connected\""));
+    let join = format!(r#"{{"type":"join","room":"{room}","id":"j"}}"#);
+    raw.send(&frame(FIN | TEXT, join.as_bytes()));
+    assert!(raw.expect_text().contains("\"ok\""));
+    raw
 }
 
 /// The upgrade request for `target`, as RFC 6455 §1.3 writes it.
