@@ -5,7 +5,9 @@
 
 use std::ops::{Index, IndexMut};
 
-const PAGE_BITS: usize = 8;
+/// A page of the largest values, connections, stays below 64 KiB: the allocator gives larger ones
+/// out of regions of several MiB.
+const PAGE_BITS: usize = 7;
 const PAGE_LEN: usize = 1 << PAGE_BITS;
 
 /// Values by position, grown at the end only.
