@@ -195,6 +195,17 @@ impl Outbound {
         self.committed() + pending
     }
 
+    /// What decides on eviction: what can't be dropped, and the `unsent` bytes that the kernel holds.
+    /// Those do not count once droppable messages wait: then the kernel's buffer is full by nature,
+    /// and the client's rooms have said that it is not to be evicted for being behind.
+    #[inline]
+    pub const fn evicting_bytes(&self, unsent: usize) -> usize {
+        match self.pending {
+            Some(_) => self.firm_bytes(),
+            None => self.firm_bytes() + unsent,
+        }
+    }
+
     const fn committed(&self) -> usize {
         self.queued + self.in_flight
     }

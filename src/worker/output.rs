@@ -63,7 +63,7 @@ impl Receivers for Members<'_> {
             // At the mark it takes no more: what is queued beyond it is at most one frame. What
             // the kernel holds unsent counts once the queue itself has begun to grow.
             Handling::Firm => {
-                if conn.outbound.firm_bytes() + conn.unsent >= high {
+                if conn.outbound.evicting_bytes(conn.unsent) >= high {
                     self.counters.delivery_skipped_total.inc();
                     if self.slow.last() != Some(&key) {
                         self.slow.push(key);
@@ -187,7 +187,7 @@ impl Core {
         let conn = session.transport;
         let high = self.route_of(conn).map(|r| r.limits.buffered_bytes_high.0);
         let full = self.conns.get(conn).is_some_and(|state| {
-            high.is_some_and(|high| state.outbound.firm_bytes() + state.unsent >= high)
+            high.is_some_and(|high| state.outbound.evicting_bytes(state.unsent) >= high)
         });
         if full {
             return self.evict(conn);

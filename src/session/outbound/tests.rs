@@ -74,3 +74,37 @@ proptest! {
         prop_assert!(out.is_drained());
     }
 }
+
+#[test]
+fn what_the_kernel_holds_counts_until_messages_may_be_dropped() {
+    let mut spare = SpareBuffers::new(COALESCE);
+    let mut out = Outbound::default();
+    let frame = SharedFrame::new(Bytes::from(vec![7; 600]));
+    let name: Arc<str> = "r".into();
+    let terms = Terms {
+        high: 10_000,
+        low: 1000,
+        tells_gaps: true,
+    };
+    let mut offer = |out: &mut Outbound, last| {
+        let message = Droppable {
+            room: LocalRoomKey {
+                index: 1,
+                generation: 0,
+            },
+            name: &name,
+            policy: SlowClient::DropOldest,
+            last,
+            count: 1,
+            key: None,
+        };
+        assert!(out.offer(&mut spare, &frame, &message, terms));
+    };
+    offer(&mut out, 1);
+    assert_eq!(out.evicting_bytes(50_000), 50_600);
+    // The second goes beyond the low mark: from here on messages wait where they can be dropped,
+    // and a full kernel is no reason to evict.
+    offer(&mut out, 2);
+    assert_eq!(out.evicting_bytes(50_000), out.firm_bytes());
+    assert!(out.firm_bytes() < terms.high);
+}
