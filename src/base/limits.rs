@@ -42,6 +42,9 @@ pub const COALESCED_RUN_BYTES_MAX: usize = 64 * 1024;
 pub const SPARE_BUFFERS_MAX: usize = 256;
 /// See [`SPARE_BUFFERS_MAX`].
 pub const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Spare queues that a worker keeps, of less than 100 bytes each: about as many as have something
+/// to say in one turn.
+pub const SPARE_BATCHES_MAX: usize = 4096;
 
 /// Entries of a slow client's list that are made ready for sending in one go.
 pub const PENDING_MOVES_MAX: usize = 1024;

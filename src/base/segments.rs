@@ -76,6 +76,9 @@ impl Segment {
 }
 
 /// The segments of one send, with a mark of how far the kernel has taken them.
+///
+/// It is filled where it waits and travels to the kernel and back as a box: what is handed on is a
+/// pointer, and a queue with nothing in it is a null.
 #[derive(Debug, Default)]
 pub struct SendBatch {
     segments: SmallVec<[Segment; 1]>,
@@ -93,7 +96,52 @@ impl SendBatch {
         self.segments.push(segment);
     }
 
+    /// Adds bytes behind the last ones: `write` appends to the last segment if that is an owned run
+    /// of less than `run_bytes_max`, else to a buffer that `new_run` gives.
+    #[inline]
+    pub fn append(
+        &mut self,
+        run_bytes_max: usize,
+        new_run: impl FnOnce() -> Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        if let Some(Segment::Owned { buf, .. }) = self.segments.last_mut()
+            && buf.len() < run_bytes_max
+        {
+            let before = buf.len();
+            write(buf);
+            self.remaining += buf.len() - before;
+            return;
+        }
+        let mut buf = new_run();
+        write(&mut buf);
+        self.push(Segment::Owned { buf, start: 0 });
+    }
+
+    /// Moves segments from the front of `from` to the end of this one: at most `segments_max` of
+    /// them, and beyond the first no more than `bytes_max` bytes. Neither has been sent in part.
+    pub fn take_front(&mut self, from: &mut Self, segments_max: usize, bytes_max: usize) {
+        debug_assert!(from.done == 0 && from.offset == 0);
+        let mut bytes = 0;
+        let fitting = from
+            .segments
+            .iter()
+            .take(segments_max)
+            .take_while(|segment| {
+                let fits = bytes == 0 || bytes + segment.len() <= bytes_max;
+                bytes += segment.len();
+                fits
+            });
+        let count = fitting.count();
+        for segment in from.segments.drain(..count) {
+            from.remaining -= segment.len();
+            self.remaining += segment.len();
+            self.segments.push(segment);
+        }
+    }
+
     /// Bytes not yet taken.
+    #[inline]
     pub const fn remaining(&self) -> usize {
         self.remaining
     }
@@ -132,9 +180,15 @@ impl SendBatch {
         }
     }
 
-    /// Takes the batch apart, for its buffers to be used again.
-    pub fn into_segments(self) -> impl Iterator<Item = Segment> {
-        self.segments.into_iter()
+    /// Takes the segments out, for their buffers to be used again; the batch is as new then.
+    pub fn drain(&mut self) -> impl Iterator<Item = Segment> {
+        (self.done, self.offset, self.remaining) = (0, 0, 0);
+        self.segments.drain(..)
+    }
+
+    /// Whether it has the memory of a batch of many segments.
+    pub fn is_spilled(&self) -> bool {
+        self.segments.spilled()
     }
 }
 
@@ -180,6 +234,7 @@ mod tests {
         let mut batch = batch();
         batch.advance(1_000);
         assert_eq!(batch.remaining(), 0);
-        assert_eq!(batch.into_segments().count(), 3);
+        assert_eq!(batch.drain().count(), 3);
+        assert_eq!(batch.drain().count(), 0);
     }
 }

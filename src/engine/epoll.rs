@@ -72,7 +72,7 @@ pub struct EpollKernel {
     /// Single receives that wait, by slot index: few, so a map.
     receives: HashMap<u32, SingleReceive>,
     /// Sends that wait for room, by slot index: few, so a map.
-    blocked: HashMap<u32, SendBatch>,
+    blocked: HashMap<u32, Box<SendBatch>>,
     completions: VecDeque<Completion<EpollSocket>>,
     /// Filled buffers among them.
     filled: usize,
@@ -417,7 +417,7 @@ impl EpollKernel {
     }
 
     /// Writes what the socket takes of `batch`, or leaves the send waiting for room.
-    fn write(&mut self, socket: &EpollSocket, tag: Tag, batch: SendBatch) {
+    fn write(&mut self, socket: &EpollSocket, tag: Tag, batch: Box<SendBatch>) {
         let result = match write_batch(&socket.0, &batch) {
             Written::Taken(n, offered) => {
                 if n < offered
@@ -523,7 +523,7 @@ impl Kernel for EpollKernel {
         }
     }
 
-    fn send(&mut self, socket: &EpollSocket, key: Key, batch: SendBatch) {
+    fn send(&mut self, socket: &EpollSocket, key: Key, batch: Box<SendBatch>) {
         let link = self.links.get_mut(key.index as usize);
         match link {
             Some(link) if link.socket.is_some() && !link.is_writable => {

@@ -105,7 +105,7 @@ pub enum Event {
         /// How many.
         bytes: usize,
         /// The batch, once it was taken whole; until then the engine goes on by itself.
-        done: Option<SendBatch>,
+        done: Option<Box<SendBatch>>,
     },
     /// The send failed; nothing more can be sent.
     SendFailed {
@@ -181,7 +181,7 @@ pub trait Engine {
     fn receive_into(&mut self, conn: ConnKey, buf: Vec<u8>, bytes_max: usize);
 
     /// Sends a batch. Only while no other send of the connection is in flight.
-    fn send(&mut self, conn: ConnKey, batch: SendBatch);
+    fn send(&mut self, conn: ConnKey, batch: Box<SendBatch>);
 
     /// Ends the sending side; the peer sees the end after everything sent before.
     fn shutdown_write(&mut self, conn: ConnKey);

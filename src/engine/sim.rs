@@ -120,7 +120,7 @@ struct Listener {
 enum Submission {
     Accept(ListenerId),
     Receive(usize, Tag, ReceiveKind),
-    Send(usize, Tag, SendBatch),
+    Send(usize, Tag, Box<SendBatch>),
     CancelReceive(usize),
     CancelSend(usize),
     Close(usize, Tag),
@@ -357,7 +357,7 @@ impl Kernel for SimKernel {
         self.cancel_receive(key);
     }
 
-    fn send(&mut self, socket: &SimSocket, key: Key, batch: SendBatch) {
+    fn send(&mut self, socket: &SimSocket, key: Key, batch: Box<SendBatch>) {
         assert!(batch.remaining() > 0, "a send of nothing");
         let stream = self.open(socket, "a send");
         assert!(!stream.owes_send, "two sends are in flight on one socket");

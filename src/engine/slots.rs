@@ -106,7 +106,7 @@ pub enum Completion<S> {
         /// Which slot.
         tag: Tag,
         /// What was being sent.
-        batch: SendBatch,
+        batch: Box<SendBatch>,
         /// How many bytes the kernel took, or an error number.
         result: Result<usize, i32>,
     },
@@ -140,7 +140,7 @@ pub trait Kernel {
     /// Cancels the slot's single receive.
     fn cancel_receive_into(&mut self, key: Key);
     /// Sends the pending bytes of `batch`.
-    fn send(&mut self, socket: &Self::Socket, key: Key, batch: SendBatch);
+    fn send(&mut self, socket: &Self::Socket, key: Key, batch: Box<SendBatch>);
     /// Cancels the slot's send.
     fn cancel_send(&mut self, key: Key);
     /// Ends the sending side.
@@ -397,7 +397,7 @@ impl<K: Kernel> Slots<K> {
     fn on_send(
         &mut self,
         tag: Tag,
-        mut batch: SendBatch,
+        mut batch: Box<SendBatch>,
         result: Result<usize, i32>,
     ) -> Option<Event> {
         self.sends_in_flight -= 1;
@@ -594,7 +594,7 @@ impl<K: Kernel> Engine for Slots<K> {
         }
     }
 
-    fn send(&mut self, conn: ConnKey, batch: SendBatch) {
+    fn send(&mut self, conn: ConnKey, batch: Box<SendBatch>) {
         if let Some(slot) = self.slots.get_mut(conn)
             && !slot.closing
             && let Some(socket) = &slot.socket

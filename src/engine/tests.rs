@@ -219,7 +219,7 @@ pub(super) fn one_send_takes_many_segments_and_goes_on_when_it_was_short<K: Real
     let mut rig = Rig::<K>::new(4, 1024);
     let (conn, mut client) = rig.connect();
     let mut sent = Vec::new();
-    let mut batch = SendBatch::default();
+    let mut batch = Box::<SendBatch>::default();
     for n in 0..SEND_SEGMENTS_MAX {
         let run = noise(n as u64, 200_000);
         sent.extend_from_slice(&run);
@@ -300,7 +300,7 @@ pub(super) fn closing_cancels_what_is_in_flight<K: Real>() {
     let (sending, _second) = rig.connect();
     let (lent, _third) = rig.connect();
     rig.engine.resume_receive(receiving);
-    let mut batch = SendBatch::default();
+    let mut batch = Box::<SendBatch>::default();
     // More than any socket buffer takes while nobody reads.
     batch.push(owned(&vec![7; 32 << 20]));
     rig.engine.send(sending, batch);
@@ -390,7 +390,7 @@ pub(super) fn a_reset_by_the_peer_ends_receiving_and_sending<K: Real>() {
     let (receiving, first) = rig.connect();
     let (sending, second) = rig.connect();
     rig.engine.resume_receive(receiving);
-    let mut batch = SendBatch::default();
+    let mut batch = Box::<SendBatch>::default();
     batch.push(owned(&vec![7; 32 << 20]));
     rig.engine.send(sending, batch);
     rig.engine.submit();
@@ -460,7 +460,7 @@ pub(super) fn unsent_bytes_are_those_that_the_peer_has_not_taken<K: Real>() {
     let mut rig = Rig::<K>::new(4, 1024);
     let (conn, mut client) = rig.connect();
     assert_eq!(rig.engine.unsent_bytes(conn), 0);
-    let mut batch = SendBatch::default();
+    let mut batch = Box::<SendBatch>::default();
     batch.push(owned(&vec![7; 32 << 20]));
     rig.engine.send(conn, batch);
     rig.engine.submit();

@@ -70,12 +70,12 @@ pub struct UringKernel {
     buffers: BufferRing,
     listeners: Vec<Option<OwnedFd>>,
     /// Sends in flight by slot index.
-    sends: Paged<Option<Box<InFlightSend>>>,
+    sends: Paged<Option<InFlightSend>>,
     #[allow(
         clippy::vec_box,
-        reason = "the kernel reads a send where it stands: it must not move"
+        reason = "the kernel reads vectors where they stand: they must not move"
     )]
-    spare_sends: Vec<Box<InFlightSend>>,
+    spare_vectors: Vec<Box<Vectors>>,
     /// Single receives in flight by slot index: few, so a map.
     receives: HashMap<u32, Vec<u8>>,
     /// Operations whose completion without `F_MORE` is still to come.
@@ -94,11 +94,25 @@ impl std::fmt::Debug for IoUringDebug {
     }
 }
 
-/// A batch that the kernel is sending, with the vector that tells it where.
+/// A batch that the kernel is sending.
 struct InFlightSend {
-    batch: SendBatch,
+    batch: Box<SendBatch>,
+    /// Where its runs are, if it has several.
+    vectors: Option<Box<Vectors>>,
+}
+
+/// What tells the kernel where the runs of a send are.
+struct Vectors {
     header: libc::msghdr,
-    vectors: [libc::iovec; SEND_SEGMENTS_MAX],
+    runs: [libc::iovec; SEND_SEGMENTS_MAX],
+}
+
+impl std::fmt::Debug for Vectors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vectors")
+            .field("count", &self.header.msg_iovlen)
+            .finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for InFlightSend {
@@ -188,7 +202,7 @@ impl UringKernel {
             buffers,
             listeners: Vec::new(),
             sends: Paged::new(),
-            spare_sends: Vec::new(),
+            spare_vectors: Vec::new(),
             receives: HashMap::new(),
             in_flight: 0,
             enter_failures: 0,
@@ -301,11 +315,13 @@ impl UringKernel {
                 Some(Completion::ReceiveInto { tag, buf, result })
             }
             Operation::Send => {
-                let mut send = self.sends.get_mut(tag.index as usize)?.take()?;
-                let batch = std::mem::take(&mut send.batch);
-                if self.spare_sends.len() < SPARE_SENDS_MAX {
-                    self.spare_sends.push(send);
+                let send = self.sends.get_mut(tag.index as usize)?.take()?;
+                if let Some(vectors) = send.vectors
+                    && self.spare_vectors.len() < SPARE_VECTORS_MAX
+                {
+                    self.spare_vectors.push(vectors);
                 }
+                let batch = send.batch;
                 Some(Completion::Send {
                     tag,
                     batch,
@@ -316,8 +332,8 @@ impl UringKernel {
     }
 }
 
-/// Boxes for sends kept for the next send.
-const SPARE_SENDS_MAX: usize = 1024;
+/// Vectors kept for the next sends that need some.
+const SPARE_VECTORS_MAX: usize = 1024;
 
 impl Kernel for UringKernel {
     type Socket = OwnedFd;
@@ -382,26 +398,30 @@ impl Kernel for UringKernel {
         self.cancel(Operation::ReceiveInto, Tag::of(key));
     }
 
-    fn send(&mut self, socket: &OwnedFd, key: Key, batch: SendBatch) {
-        let mut send = self.spare_sends.pop().unwrap_or_else(InFlightSend::boxed);
-        send.batch = batch;
+    fn send(&mut self, socket: &OwnedFd, key: Key, batch: Box<SendBatch>) {
+        let mut send = InFlightSend {
+            batch,
+            vectors: None,
+        };
         let fd = types::Fd(socket.as_raw_fd());
         let entry = if let Some(run) = single(&send.batch) {
             opcode::Send::new(fd, run.as_ptr(), run.len().min(u32::MAX as usize) as u32)
                 .flags(libc::MSG_NOSIGNAL)
                 .build()
         } else {
+            let spare = self.spare_vectors.pop().unwrap_or_else(Vectors::boxed);
+            let vectors = send.vectors.insert(spare);
             let mut count = 0;
             for run in send.batch.pending().take(SEND_SEGMENTS_MAX) {
-                send.vectors[count] = libc::iovec {
+                vectors.runs[count] = libc::iovec {
                     iov_base: run.as_ptr().cast_mut().cast(),
                     iov_len: run.len(),
                 };
                 count += 1;
             }
-            send.header.msg_iov = send.vectors.as_mut_ptr();
-            send.header.msg_iovlen = count as _;
-            opcode::SendMsg::new(fd, &raw const send.header)
+            vectors.header.msg_iov = vectors.runs.as_mut_ptr();
+            vectors.header.msg_iovlen = count as _;
+            opcode::SendMsg::new(fd, &raw const vectors.header)
                 .flags(libc::MSG_NOSIGNAL as u32)
                 .build()
         };
@@ -510,7 +530,9 @@ impl Drop for UringKernel {
         if self.in_flight > 0 {
             self.buffers.leak();
             for send in self.sends.iter_mut().filter_map(Option::take) {
-                Box::leak(send);
+                // A batch's bytes are its segments', wherever the batch itself is.
+                Box::leak(send.batch);
+                send.vectors.map(Box::leak);
             }
             for (_, buf) in self.receives.drain() {
                 buf.leak();
@@ -519,13 +541,12 @@ impl Drop for UringKernel {
     }
 }
 
-impl InFlightSend {
+impl Vectors {
     fn boxed() -> Box<Self> {
         Box::new(Self {
-            batch: SendBatch::default(),
             // SAFETY: all-zero is a valid msghdr and a valid iovec: null pointers with length 0.
             header: unsafe { std::mem::zeroed() },
-            vectors: [libc::iovec {
+            runs: [libc::iovec {
                 iov_base: ptr::null_mut(),
                 iov_len: 0,
             }; SEND_SEGMENTS_MAX],

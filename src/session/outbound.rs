@@ -22,15 +22,13 @@ mod tests;
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use self::pending::{Pending, Taken};
 use super::LocalRoomKey;
 use crate::{
     base::{
         limits::{
             COALESCED_RUN_BYTES_MAX, PENDING_MOVES_MAX, SEND_BATCH_BYTES_MAX, SEND_SEGMENTS_MAX,
-            SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
+            SPARE_BATCHES_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
         },
         segments::{Segment, SendBatch, SharedFrame},
     },
@@ -42,6 +40,11 @@ use crate::{
 #[derive(Debug)]
 pub struct SpareBuffers {
     empty: Vec<Vec<u8>>,
+    #[allow(
+        clippy::vec_box,
+        reason = "a queue takes the box as it is: making one is what this saves"
+    )]
+    batches: Vec<Box<SendBatch>>,
     tally: Tally,
     coalesce_bytes_max: usize,
 }
@@ -65,6 +68,7 @@ impl SpareBuffers {
     pub const fn new(coalesce_bytes_max: usize) -> Self {
         Self {
             empty: Vec::new(),
+            batches: Vec::new(),
             tally: Tally {
                 dropped_oldest: 0,
                 dropped_newest: 0,
@@ -99,17 +103,27 @@ impl SpareBuffers {
         }
     }
 
+    #[inline]
+    fn take_batch(&mut self) -> Box<SendBatch> {
+        self.batches.pop().unwrap_or_default()
+    }
+
     /// Gives the buffers' memory back.
     pub fn trim(&mut self) {
         self.empty = Vec::new();
+        self.batches = Vec::new();
     }
 
-    /// Takes a sent batch apart and keeps the buffers that are worth it.
-    pub fn reclaim(&mut self, batch: SendBatch) {
-        for segment in batch.into_segments() {
+    /// Takes a sent batch apart and keeps of it what is worth it.
+    #[inline]
+    pub fn reclaim(&mut self, mut batch: Box<SendBatch>) {
+        for segment in batch.drain() {
             if let Segment::Owned { buf, .. } = segment {
                 self.put(buf);
             }
+        }
+        if self.batches.len() < SPARE_BATCHES_MAX && !batch.is_spilled() {
+            self.batches.push(batch);
         }
     }
 }
@@ -167,11 +181,12 @@ pub struct Gap<'a> {
 /// One client's queue. An empty one owns no memory.
 #[derive(Debug, Default)]
 pub struct Outbound {
-    segments: SmallVec<[Segment; 1]>,
-    queued: usize,
-    in_flight: usize,
-    /// What comes after the segments, behind a client that does not keep up. Never empty.
+    /// What is sent next, built as the batch that the kernel is given; never empty.
+    next: Option<Box<SendBatch>>,
+    /// What comes after it, behind a client that does not keep up. Never empty.
     pending: Option<Box<Pending>>,
+    /// Bytes handed over and not taken yet. One batch: [`SEND_BATCH_BYTES_MAX`] or one message.
+    in_flight: u32,
 }
 
 impl Outbound {
@@ -206,13 +221,20 @@ impl Outbound {
         }
     }
 
+    const fn queued(&self) -> usize {
+        match &self.next {
+            Some(next) => next.remaining(),
+            None => 0,
+        }
+    }
+
     const fn committed(&self) -> usize {
-        self.queued + self.in_flight
+        self.queued() + self.in_flight as usize
     }
 
     /// Whether nothing waits to be handed over.
     pub const fn is_empty(&self) -> bool {
-        self.queued == 0 && self.pending.is_none()
+        self.next.is_none() && self.pending.is_none()
     }
 
     /// Whether nothing waits and nothing is on its way.
@@ -259,10 +281,24 @@ impl Outbound {
             pending.write(spare, write);
             return pending.shed(committed, &mut spare.tally);
         }
-        let run = self.open_run(spare);
-        let before = run.len();
-        write(run);
-        self.queued += run.len() - before;
+        self.append(spare, write);
+    }
+
+    #[inline]
+    fn append(&mut self, spare: &mut SpareBuffers, write: impl FnOnce(&mut Vec<u8>)) {
+        let next = match &mut self.next {
+            Some(next) => next,
+            none => none.insert(spare.take_batch()),
+        };
+        next.append(COALESCED_RUN_BYTES_MAX, || spare.take(), write);
+    }
+
+    fn push(&mut self, spare: &mut SpareBuffers, segment: Segment) {
+        let next = match &mut self.next {
+            Some(next) => next,
+            none => none.insert(spare.take_batch()),
+        };
+        next.push(segment);
     }
 
     /// Queues a frame that others get too: short ones are copied behind others, since one run
@@ -272,11 +308,10 @@ impl Outbound {
         if self.pending.is_some() {
             return self.push_shared_behind(spare, frame);
         }
-        if self.segments.is_empty() || frame.len() > spare.coalesce_bytes_max() {
-            self.queued += frame.len();
-            self.segments.push(Segment::Shared(frame.clone()));
+        if self.next.is_none() || frame.len() > spare.coalesce_bytes_max() {
+            self.push(spare, Segment::Shared(frame.clone()));
         } else {
-            self.write(spare, |run| run.extend_from_slice(frame.as_slice()));
+            self.append(spare, |run| run.extend_from_slice(frame.as_slice()));
         }
     }
 
@@ -297,8 +332,7 @@ impl Outbound {
             pending.push_fixed(segment);
             return pending.shed(committed, &mut spare.tally);
         }
-        self.queued += segment.len();
-        self.segments.push(segment);
+        self.push(spare, segment);
     }
 
     /// What to send next, marked as on its way; none if nothing waits. `write_gap` writes a gap as
@@ -307,36 +341,20 @@ impl Outbound {
         &mut self,
         spare: &mut SpareBuffers,
         write_gap: impl Fn(&mut Vec<u8>, Gap<'_>),
-    ) -> Option<SendBatch> {
+    ) -> Option<Box<SendBatch>> {
         if let Some(pending) = self.pending.take() {
             self.refill(pending, spare, write_gap);
         }
-        if self.queued == 0 {
-            return None;
+        let mut batch = self.next.take()?;
+        if batch.segments() > SEND_SEGMENTS_MAX
+            || batch.remaining() > SEND_BATCH_BYTES_MAX && batch.segments() > 1
+        {
+            let mut rest = batch;
+            batch = spare.take_batch();
+            batch.take_front(&mut rest, SEND_SEGMENTS_MAX, SEND_BATCH_BYTES_MAX);
+            self.next = (rest.remaining() > 0).then_some(rest);
         }
-        let mut batch = SendBatch::default();
-        if self.segments.len() <= SEND_SEGMENTS_MAX && self.queued <= SEND_BATCH_BYTES_MAX {
-            for segment in self.segments.drain(..) {
-                batch.push(segment);
-            }
-            // A long queue's memory does not outlive the queue.
-            self.segments.shrink_to_fit();
-        } else {
-            let mut count = 0;
-            let mut bytes = 0;
-            for segment in self.segments.iter().take(SEND_SEGMENTS_MAX) {
-                if count > 0 && bytes + segment.len() > SEND_BATCH_BYTES_MAX {
-                    break;
-                }
-                bytes += segment.len();
-                count += 1;
-            }
-            for segment in self.segments.drain(..count) {
-                batch.push(segment);
-            }
-        }
-        self.queued -= batch.remaining();
-        self.in_flight += batch.remaining();
+        self.in_flight += batch.remaining() as u32;
         Some(batch)
     }
 
@@ -355,10 +373,7 @@ impl Outbound {
                 break;
             }
             match pending.pop_front() {
-                Some(Taken::Segment(segment)) => {
-                    self.queued += segment.len();
-                    self.segments.push(segment);
-                }
+                Some(Taken::Segment(segment)) => self.push(spare, segment),
                 Some(Taken::Message(frame)) => self.push_shared(spare, &frame),
                 Some(Taken::Gap {
                     room,
@@ -383,31 +398,13 @@ impl Outbound {
 
     /// The kernel took `bytes` of what is on its way.
     pub const fn on_sent(&mut self, bytes: usize) {
-        self.in_flight = self.in_flight.saturating_sub(bytes);
+        self.in_flight = self.in_flight.saturating_sub(bytes as u32);
     }
 
     /// Drops what was not handed over yet, and says how many bytes that was. What is on its way
     /// stays, so the stream still ends at a frame's boundary.
     pub fn clear_queued(&mut self) -> usize {
-        self.segments = SmallVec::new();
-        let pending = self.pending.take().map_or(0, |pending| pending.cost());
-        std::mem::take(&mut self.queued) + pending
-    }
-
-    fn open_run(&mut self, spare: &mut SpareBuffers) -> &mut Vec<u8> {
-        let open = matches!(
-            self.segments.last(),
-            Some(Segment::Owned { buf, .. }) if buf.len() < COALESCED_RUN_BYTES_MAX
-        );
-        if !open {
-            self.segments.push(Segment::Owned {
-                buf: spare.take(),
-                start: 0,
-            });
-        }
-        match self.segments.last_mut() {
-            Some(Segment::Owned { buf, .. }) => buf,
-            _ => unreachable!("invariant: an open run is the last segment"),
-        }
+        let queued = self.next.take().map_or(0, |next| next.remaining());
+        queued + self.pending.take().map_or(0, |pending| pending.cost())
     }
 }

@@ -203,7 +203,7 @@ impl Core {
 
     /// What to hand to the kernel for one connection, if it has anything and nothing is in
     /// flight.
-    pub(super) fn next_batch(&mut self, conn: ConnKey) -> Option<SendBatch> {
+    pub(super) fn next_batch(&mut self, conn: ConnKey) -> Option<Box<SendBatch>> {
         self.recharge(conn);
         let now = self.now.mono;
         let state = self.conns.get_mut(conn)?;
@@ -250,7 +250,7 @@ impl Core {
         true
     }
 
-    pub(super) fn on_sent(&mut self, conn: ConnKey, bytes: usize, done: Option<SendBatch>) {
+    pub(super) fn on_sent(&mut self, conn: ConnKey, bytes: usize, done: Option<Box<SendBatch>>) {
         self.counters.bytes_out_total.add(bytes as u64);
         let finished = done.is_some();
         if let Some(batch) = done {

@@ -64,7 +64,7 @@ pub(super) enum ReceiveKind {
 
 #[derive(Debug)]
 pub(super) struct Sending {
-    pub(super) batch: SendBatch,
+    pub(super) batch: Box<SendBatch>,
     pub(super) taken: usize,
 }
 

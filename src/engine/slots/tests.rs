@@ -233,7 +233,7 @@ impl World {
         if link.sending || link.closing.is_some() || link.send_failed {
             return;
         }
-        let mut batch = SendBatch::default();
+        let mut batch = Box::<SendBatch>::default();
         for _ in 0..=self.rng.below(4) {
             let len = 1 + self.rng.below(3000) as usize;
             let mut run = bytes(n, link.given, len, false);
@@ -355,7 +355,7 @@ impl World {
 
     /// Nothing that is asked for under a key whose connection is gone reaches its successor.
     fn use_dead_key(&mut self, dead: ConnKey) {
-        let mut batch = SendBatch::default();
+        let mut batch = Box::<SendBatch>::default();
         batch.push(Segment::Owned {
             buf: b"to nobody".to_vec(),
             start: 0,
