@@ -47,10 +47,8 @@ pub enum Role {
 /// It owns no heap unless it is in the middle of a frame or message.
 #[derive(Debug)]
 pub struct Connection {
-    message_bytes_max: usize,
-    /// What the last event borrows, where it was assembled; emptied by the next poll.
-    finished: MessageBuf,
     partial: Option<Box<Partial>>,
+    message_bytes_max: u32,
     role: Role,
     closed: bool,
 }
@@ -58,21 +56,20 @@ pub struct Connection {
 impl Connection {
     /// A connection right after its opening handshake.
     ///
-    /// Messages of more than `message_bytes_max` bytes are refused.
+    /// Messages of more than `message_bytes_max` bytes are refused, and any of 4 GiB or more.
     #[must_use]
     pub const fn new(role: Role, message_bytes_max: usize) -> Self {
         Self {
-            message_bytes_max,
-            finished: MessageBuf::new(),
             partial: None,
+            message_bytes_max: saturate(message_bytes_max),
             role,
             closed: false,
         }
     }
 
     /// Changes the limit; it judges the frames whose headers are read from now on.
-    pub fn set_message_bytes_max(&mut self, n: usize) {
-        self.message_bytes_max = n;
+    pub const fn set_message_bytes_max(&mut self, n: usize) {
+        self.message_bytes_max = saturate(n);
     }
 
     /// Reads on from what is kept and the front of `input`, up to the next event.
@@ -88,9 +85,6 @@ impl Connection {
         &'s mut self,
         input: &'s mut Input<'_>,
     ) -> Result<Option<Event<'s>>, WsError> {
-        if self.finished.capacity() != 0 {
-            self.finished = MessageBuf::new();
-        }
         if self.partial.is_none()
             && !self.closed
             && let Some(frame) = self.small_frame(input.remaining())
@@ -111,14 +105,13 @@ impl Connection {
     #[inline]
     #[must_use]
     pub fn has_partial(&self) -> bool {
-        self.partial.is_some()
+        self.partial.as_ref().is_some_and(|p| !p.is_idle())
     }
 
     /// Bytes of heap that a partial message holds, less a buffer that is lent out.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
-        let partial = self.partial.as_ref().map_or(0, |p| p.heap_bytes());
-        partial + self.finished.capacity()
+        self.partial.as_ref().map_or(0, |p| p.heap_bytes())
     }
 }
 
@@ -141,7 +134,8 @@ impl Connection {
             Role::Client => (0, 2),
         };
         let len = usize::from(second ^ masked);
-        let fits = len <= header::CONTROL_PAYLOAD_BYTES_MAX && len <= self.message_bytes_max;
+        let fits =
+            len <= header::CONTROL_PAYLOAD_BYTES_MAX && len <= self.message_bytes_max as usize;
         (fits && bytes.len() >= header_len + len).then_some(SmallFrame {
             kind,
             header_len,
@@ -182,9 +176,11 @@ impl Connection {
 impl Connection {
     fn poll_any<'s>(&'s mut self, input: &'s mut Input<'_>) -> Result<Option<Event<'s>>, WsError> {
         if self.closed {
+            self.partial = None;
             input.take(input.len());
             return Ok(None);
         }
+        self.release_finished();
         loop {
             if let Some(frame) = self.current_frame() {
                 let done = self.absorb(input);
@@ -252,7 +248,7 @@ impl Connection {
 
     /// Moves payload of the current frame from `input` to its buffer; whether the frame is done.
     fn absorb(&mut self, input: &mut Input<'_>) -> Result<bool, WsError> {
-        let limit = self.message_bytes_max;
+        let limit = self.message_bytes_max as usize;
         let Some(partial) = &mut self.partial else {
             return Ok(true);
         };
@@ -297,26 +293,36 @@ impl Connection {
             return None;
         }
         let assembly = partial.message.take()?;
-        self.drop_idle_partial();
-        self.finished = assembly.buf;
-        let message = Message::assembled(assembly.kind, &mut self.finished);
+        partial.finished = assembly.buf;
+        let message = Message::assembled(assembly.kind, &mut partial.finished);
         Some(Event::Message(message))
     }
 
     /// Ends the current control frame, which was assembled.
     fn end_control_frame(&mut self, opcode: OpCode) -> Result<Event<'_>, WsError> {
-        if let Some(partial) = &mut self.partial {
-            partial.frame = None;
-            self.finished = std::mem::take(&mut partial.control);
-            self.drop_idle_partial();
-        }
+        let Some(partial) = &mut self.partial else {
+            return control_event(opcode, &[]);
+        };
+        partial.frame = None;
+        partial.finished = std::mem::take(&mut partial.control);
         // Judged before it is borrowed for the event, as the failure changes the connection.
-        let judged = control_event(opcode, self.finished.payload()).map(|_| ());
+        let judged = control_event(opcode, partial.finished.payload()).map(|_| ());
         self.fail_on_error(judged)?;
-        if opcode == OpCode::Close {
-            self.close();
+        // The event still borrows what lies there: nothing more is dropped than the next poll will.
+        self.closed |= opcode == OpCode::Close;
+        let payload = self.partial.as_ref().map(|p| p.finished.payload());
+        control_event(opcode, payload.unwrap_or_default())
+    }
+
+    /// Drops what the last event borrowed.
+    fn release_finished(&mut self) {
+        if let Some(partial) = &mut self.partial {
+            if partial.is_idle() {
+                self.partial = None;
+            } else if partial.finished.capacity() != 0 {
+                partial.finished = MessageBuf::new();
+            }
         }
-        control_event(opcode, self.finished.payload())
     }
 
     /// Closes the connection where `event` is a Close frame or an error.
@@ -359,6 +365,14 @@ struct SmallFrame {
     kind: MessageKind,
     header_len: usize,
     len: usize,
+}
+
+const fn saturate(n: usize) -> u32 {
+    if n > u32::MAX as usize {
+        u32::MAX
+    } else {
+        n as u32
+    }
 }
 
 /// Whether the frame is an event by itself.

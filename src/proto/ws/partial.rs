@@ -25,6 +25,8 @@ pub(super) struct Partial {
     pub(super) control: MessageBuf,
     /// Bytes of the message's buffer when it was lent out.
     pub(super) lent_len: Option<usize>,
+    /// What the last event borrows, where it was assembled; emptied by the next poll.
+    pub(super) finished: MessageBuf,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +57,7 @@ impl Partial {
         let message = self.message.as_ref();
         size_of::<Self>()
             + self.control.capacity()
+            + self.finished.capacity()
             + message.map_or(0, |message| message.buf.capacity())
     }
 }

@@ -21,7 +21,7 @@ impl Connection {
     /// has arrived where that is more, is reserved at once, so a long frame takes several turns.
     /// `None` where no payload of a data frame is awaited.
     pub fn take_direct(&mut self) -> Option<Direct> {
-        let limit = self.message_bytes_max;
+        let limit = self.message_bytes_max as usize;
         let frame = *self.data_frame()?;
         let partial = self.partial.as_mut()?;
         let assembly = partial.message.as_mut()?;

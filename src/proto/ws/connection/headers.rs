@@ -79,7 +79,7 @@ impl Connection {
             _ => 0,
         };
         let len = header.payload_len.saturating_add(buffered as u64);
-        if !header.opcode.is_control() && len > self.message_bytes_max as u64 {
+        if !header.opcode.is_control() && len > u64::from(self.message_bytes_max) {
             return Err(WsError::MessageTooBig { len });
         }
         usize::try_from(header.payload_len).map_err(|_| WsError::MessageTooBig { len })

@@ -158,7 +158,7 @@ fn every_way(role: Role, max: usize, stream: &[u8]) -> Vec<Seen> {
 
 #[test]
 fn a_connection_is_small() {
-    assert!(size_of::<Connection>() <= 64);
+    assert!(size_of::<Connection>() <= 16);
     let connection = server();
     assert_eq!(connection.buffered_bytes(), 0);
     assert!(!connection.has_partial() && !connection.is_closed());
