@@ -4,7 +4,7 @@
 //! the lowest, so any deadline within 34 years has its slot. A timer fires at the first
 //! [`Wheel::advance`] at or after its deadline, rounded up to a tick; never early.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use super::{paged::Paged, time::Instant};
 
@@ -15,7 +15,7 @@ pub const TICK: Duration = Duration::from_millis(16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimerKey {
     index: u32,
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 /// Timers that carry a `T` each.
@@ -36,12 +36,26 @@ pub struct Wheel<T> {
 #[derive(Debug)]
 struct Node<T> {
     value: Option<T>,
-    deadline_tick: u64,
-    generation: u32,
+    /// The low 32 bits of the deadline's tick.
+    deadline_low: u32,
+    generation: NonZeroU32,
     prev: u32,
     next: u32,
+    /// The rest of the deadline's tick, which is at most [`TICK_MAX`].
+    deadline_high: u16,
     /// The list that holds the node: a slot's number, or [`DUE`].
     list: u16,
+}
+
+impl<T> Node<T> {
+    fn deadline_tick(&self) -> u64 {
+        u64::from(self.deadline_high) << 32 | u64::from(self.deadline_low)
+    }
+
+    const fn set_deadline_tick(&mut self, tick: u64) {
+        self.deadline_low = tick as u32;
+        self.deadline_high = (tick >> 32) as u16;
+    }
 }
 
 const LEVELS: usize = 6;
@@ -82,8 +96,9 @@ impl<T> Wheel<T> {
         let index = if self.first_free == NONE {
             self.nodes.push(Node {
                 value: None,
-                deadline_tick,
-                generation: 0,
+                deadline_low: 0,
+                generation: NonZeroU32::MIN,
+                deadline_high: 0,
                 prev: NONE,
                 next: NONE,
                 list: DUE,
@@ -96,7 +111,7 @@ impl<T> Wheel<T> {
         };
         let node = &mut self.nodes[index as usize];
         node.value = Some(value);
-        node.deadline_tick = deadline_tick;
+        node.set_deadline_tick(deadline_tick);
         let generation = node.generation;
         self.len += 1;
         self.link(index);
@@ -172,7 +187,7 @@ impl<T> Wheel<T> {
     }
 
     fn link(&mut self, index: u32) {
-        let deadline_tick = self.nodes[index as usize].deadline_tick;
+        let deadline_tick = self.nodes[index as usize].deadline_tick();
         if deadline_tick <= self.tick {
             let tail = self.due_tail;
             let node = &mut self.nodes[index as usize];
@@ -227,7 +242,7 @@ impl<T> Wheel<T> {
     fn free(&mut self, index: u32) -> Option<T> {
         let first_free = self.first_free;
         let node = &mut self.nodes[index as usize];
-        node.generation = node.generation.wrapping_add(1);
+        node.generation = node.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         node.next = first_free;
         self.first_free = index;
         self.len -= 1;

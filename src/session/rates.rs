@@ -21,14 +21,21 @@ pub struct RateLimits {
 }
 
 /// What one client has used up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rates {
     messages: Bucket,
     bytes: Bucket,
     control_frames: Bucket,
-    /// When the first of the breaches was.
-    breached_at: Instant,
-    breaches: u32,
+    /// None until the first.
+    breaches: Option<Box<Breaches>>,
+}
+
+/// Messages that were too many.
+#[derive(Clone, Copy, Debug)]
+struct Breaches {
+    /// When the first of them was.
+    since: Instant,
+    count: u32,
 }
 
 /// What becomes of a message.
@@ -129,12 +136,16 @@ impl Rates {
 
     #[cold]
     fn on_breach(&mut self, now: Instant, wait: Duration, limits: &RateLimits) -> Verdict {
-        if self.breaches == 0 || now.since(self.breached_at) >= RATE_BREACH_WINDOW {
-            self.breaches = 0;
-            self.breached_at = now;
+        let none = Breaches {
+            since: now,
+            count: 0,
+        };
+        let breaches = self.breaches.get_or_insert_with(|| Box::new(none));
+        if now.since(breaches.since) >= RATE_BREACH_WINDOW {
+            **breaches = none;
         }
-        self.breaches += 1;
-        if self.breaches >= limits.breaches_max {
+        breaches.count += 1;
+        if breaches.count >= limits.breaches_max {
             Verdict::Close(wait)
         } else {
             Verdict::Refuse(wait)

@@ -90,7 +90,7 @@ impl Core {
         };
         match verdict {
             Admission::Granted => {
-                state.address = Some(address);
+                state.is_counted = true;
                 self.take_up(conn);
             }
             Admission::TooMany => {
@@ -136,7 +136,7 @@ impl Core {
 
     fn refuse(&mut self, conn: ConnKey, response: &Response) {
         if let Some(suppressed) = self.refusal_log.admit(self.now.mono) {
-            let peer = self.conns.get(conn).and_then(|state| state.peer);
+            let peer = self.conns.get(conn).and_then(|state| state.peer.address());
             let status = response.status();
             info!(
                 core = self.mesh.core(),

@@ -9,7 +9,10 @@
 //!
 //! A session ends when its connection leaves `Open`, so nobody is a member while it is closing.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr, SocketAddrV6},
+    time::Duration,
+};
 
 use super::routes::{NO_ROUTE, RouteId};
 use crate::{
@@ -23,51 +26,41 @@ use crate::{
     },
     engine::ConnKey,
     proto::{http1::HeadReader, ws::Connection},
-    session::{addresses::AddressKey, outbound::Outbound, rates::Rates},
+    session::{outbound::Outbound, rates::Rates},
 };
 
-/// A connection.
+/// A connection. There may be millions: what few have at a time lies in a box ([`Conn::rare`]), and
+/// what is left takes less than 192 bytes.
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) state: State,
     pub(super) outbound: Outbound,
-    pub(super) receive: Receive,
-    /// Input not looked at yet, while it must wait.
-    pub(super) stalled: Option<Box<Stall>>,
-    pub(super) ping: Ping,
+    rare: Option<Box<Rare>>,
+    /// Of its key.
+    generation: u32,
     pub(super) last_read: Instant,
     /// When the kernel last took bytes, or was last given some with none on their way.
     pub(super) last_progress: Instant,
-    /// Since when its queue has been at `limits.buffered_bytes_high`.
-    pub(super) above_high_since: Option<Instant>,
-    pub(super) timer: Option<TimerKey>,
+    /// When the kernel took the ping of [`Ping::Sent`].
+    pub(super) pinged_at: Instant,
     /// When the timer fires.
     pub(super) timer_at: Instant,
+    pub(super) timer: Option<TimerKey>,
     /// When it is to be closed whatever it does: its lifetime's end, or its turn in a drain.
     pub(super) ends_at: Instant,
-    /// Until when reading pauses, for having sent too much.
-    pub(super) throttled_until: Option<Instant>,
     pub(super) rates: Rates,
+    pub(super) peer: Peer,
     /// The last turn in which it sent messages, and how many in it.
     pub(super) turn: u32,
     pub(super) turn_messages: u32,
-    /// Bytes of a message's own buffer when it was last lent for receiving.
-    pub(super) direct_len: usize,
-    /// Bytes of such a buffer while it is lent.
-    pub(super) lent_bytes: usize,
+    /// Bytes that it is charged in the core's memory.
+    pub(super) charged: u32,
     /// Its route, once it has one.
     pub(super) route: RouteId,
-    /// What it counts as, if its address is counted.
-    pub(super) address: Option<AddressKey>,
-    /// Bytes that it is charged in the core's memory.
-    pub(super) charged: usize,
-    /// Bytes that the kernel had taken and not sent when it was last asked.
-    pub(super) unsent: usize,
-    /// When it was last asked.
-    pub(super) unsent_at: Instant,
     /// Seconds after which it is told to come back.
     pub(super) retry_after: u16,
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) receive: Receive,
+    pub(super) ping: Ping,
     pub(super) sending: bool,
     pub(super) dirty: bool,
     /// The peer has ended its side.
@@ -76,10 +69,68 @@ pub(super) struct Conn {
     pub(super) is_draining: bool,
     /// It was refused before its request was read.
     pub(super) is_refused: bool,
+    /// It counts among its address's connections.
+    pub(super) is_counted: bool,
     /// It is listed among those with a backlog.
     pub(super) is_backlogged: bool,
     /// It asked for pings as messages.
     pub(super) app_heartbeat: bool,
+}
+
+/// What few connections have at a time.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// Input not looked at yet, while it must wait.
+    pub(super) stalled: Option<Stall>,
+    /// Since when its queue has been at `limits.buffered_bytes_high`.
+    pub(super) above_high_since: Option<Instant>,
+    /// Until when reading pauses, for having sent too much.
+    pub(super) throttled_until: Option<Instant>,
+    /// What was lent for [`Receive::Direct`].
+    pub(super) direct: DirectLoan,
+    /// Bytes that the kernel had taken and not sent when it was last asked.
+    pub(super) unsent: usize,
+    /// When it was last asked.
+    pub(super) unsent_at: Instant,
+}
+
+/// A message's own buffer, lent for receiving.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct DirectLoan {
+    /// Bytes of the frame that were still to come.
+    pub(super) remaining: usize,
+    /// The buffer's length then.
+    pub(super) len: usize,
+    /// Its capacity while it is lent, else 0.
+    pub(super) capacity: usize,
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+pub(super) enum Peer {
+    /// Gone before it was asked.
+    Unknown,
+    V4(Ipv4Addr, u16),
+    V6(Box<SocketAddrV6>),
+}
+
+impl Peer {
+    fn new(address: Option<SocketAddr>) -> Self {
+        match address {
+            None => Self::Unknown,
+            Some(SocketAddr::V4(v4)) => Self::V4(*v4.ip(), v4.port()),
+            Some(SocketAddr::V6(v6)) => Self::V6(Box::new(v6)),
+        }
+    }
+
+    /// Its address.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Unknown => None,
+            Self::V4(ip, port) => Some(SocketAddr::new((*ip).into(), *port)),
+            Self::V6(v6) => Some(SocketAddr::V6(**v6)),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -116,10 +167,8 @@ pub(super) enum Receive {
     On,
     Pausing,
     Off,
-    /// Into a message's own buffer, of which so many bytes are still to come.
-    Direct {
-        remaining: usize,
-    },
+    /// Into a message's own buffer ([`Rare::direct`]).
+    Direct,
     Ended,
 }
 
@@ -129,7 +178,8 @@ pub(super) enum Ping {
     None,
     Queued,
     Sending,
-    Sent(Instant),
+    /// At [`Conn::pinged_at`].
+    Sent,
 }
 
 /// Input that waits, and what for.
@@ -154,35 +204,104 @@ impl Conn {
         Self {
             state: State::Head(HeadReader::new()),
             outbound: Outbound::default(),
-            receive: Receive::Off,
-            stalled: None,
-            ping: Ping::None,
+            rare: None,
+            generation: 0,
             last_read: now,
             last_progress: now,
-            above_high_since: None,
-            timer: None,
+            pinged_at: now,
             timer_at: Instant::NEVER,
+            timer: None,
             ends_at: Instant::NEVER,
-            throttled_until: None,
             rates: Rates::default(),
+            peer: Peer::new(peer),
             turn: 0,
             turn_messages: 0,
-            direct_len: 0,
-            lent_bytes: 0,
-            route: NO_ROUTE,
-            address: None,
             charged: 0,
-            unsent: 0,
-            unsent_at: now,
+            route: NO_ROUTE,
             retry_after: 0,
-            peer,
+            receive: Receive::Off,
+            ping: Ping::None,
             sending: false,
             dirty: false,
             ended: false,
             is_draining: false,
             is_refused: false,
+            is_counted: false,
             is_backlogged: false,
             app_heartbeat: false,
+        }
+    }
+
+    /// What few connections have, made if it is not there.
+    pub(super) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Gives the memory of what few connections have back, once it has none of it any more.
+    #[inline]
+    pub(super) fn tidy(&mut self) {
+        if let Some(rare) = &self.rare
+            && rare.is_idle()
+            && self.outbound.is_empty()
+        {
+            self.rare = None;
+        }
+    }
+
+    /// Input that waits.
+    #[inline]
+    pub(super) fn stalled(&mut self) -> Option<&mut Stall> {
+        self.rare.as_mut()?.stalled.as_mut()
+    }
+
+    #[inline]
+    pub(super) fn is_stalled(&self) -> bool {
+        self.rare
+            .as_ref()
+            .is_some_and(|rare| rare.stalled.is_some())
+    }
+
+    pub(super) fn take_stalled(&mut self) -> Option<Stall> {
+        self.rare.as_mut()?.stalled.take()
+    }
+
+    #[inline]
+    pub(super) fn above_high_since(&self) -> Option<Instant> {
+        self.rare.as_ref()?.above_high_since
+    }
+
+    /// Its queue is at `limits.buffered_bytes_high`, since `now` if it was not before; or it is not.
+    #[inline]
+    pub(super) fn set_above_high(&mut self, now: Option<Instant>) {
+        if let Some(now) = now {
+            self.rare_mut().above_high_since.get_or_insert(now);
+        } else if let Some(rare) = &mut self.rare {
+            rare.above_high_since = None;
+        }
+    }
+
+    #[inline]
+    pub(super) fn throttled_until(&self) -> Option<Instant> {
+        self.rare.as_ref()?.throttled_until
+    }
+
+    pub(super) fn end_throttle(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.throttled_until = None;
+        }
+    }
+
+    /// Bytes that the kernel had taken and not sent when it was last asked.
+    #[inline]
+    pub(super) fn unsent(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.unsent)
+    }
+
+    /// What the kernel holds does not matter any more.
+    #[inline]
+    pub(super) fn forget_unsent(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.unsent = 0;
         }
     }
 
@@ -198,12 +317,11 @@ impl Conn {
             State::Open { ws, .. } | State::Closing { ws } => ws.buffered_bytes(),
             State::Lingering { .. } => 0,
         };
-        partial
-            + self.lent_bytes
-            + self
-                .stalled
-                .as_ref()
-                .map_or(0, |stall| stall.bytes.capacity())
+        let Some(rare) = &self.rare else {
+            return partial;
+        };
+        let stalled = rare.stalled.as_ref();
+        partial + rare.direct.capacity + stalled.map_or(0, |stall| stall.bytes.capacity())
     }
 
     /// Whether it has had its share of turn number `turn`, in which `all` messages of whomever
@@ -226,7 +344,7 @@ impl Conn {
     /// its queue has been full for so long.
     pub(super) fn stuck_at(&self, patience: Duration) -> Option<Instant> {
         let progress = self.sending.then(|| self.last_progress.plus(patience));
-        let above = self.above_high_since.map(|since| since.plus(patience));
+        let above = self.above_high_since().map(|since| since.plus(patience));
         [progress, above].into_iter().flatten().min()
     }
 
@@ -247,32 +365,44 @@ impl Conn {
     }
 }
 
+impl Rare {
+    /// Whether nothing in it matters any more, as long as nothing is queued.
+    const fn is_idle(&self) -> bool {
+        self.stalled.is_none()
+            && self.above_high_since.is_none()
+            && self.throttled_until.is_none()
+            && self.direct.capacity == 0
+            && self.unsent == 0
+    }
+}
+
 /// A worker's connections, at the positions of the engine's slots.
 #[derive(Debug, Default)]
 pub(super) struct Conns {
-    slots: Paged<Option<(u32, Conn)>>,
+    slots: Paged<Option<Conn>>,
     len: usize,
 }
 
 impl Conns {
-    pub(super) fn insert(&mut self, key: ConnKey, conn: Conn) {
+    pub(super) fn insert(&mut self, key: ConnKey, mut conn: Conn) {
         let index = key.index as usize;
         self.slots.grow_to(index, || None);
-        self.slots[index] = Some((key.generation, conn));
+        conn.generation = key.generation;
+        self.slots[index] = Some(conn);
         self.len += 1;
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, key: ConnKey) -> Option<&mut Conn> {
         match self.slots.get_mut(key.index as usize)? {
-            Some((generation, conn)) if *generation == key.generation => Some(conn),
+            Some(conn) if conn.generation == key.generation => Some(conn),
             _ => None,
         }
     }
 
     pub(super) fn get(&self, key: ConnKey) -> Option<&Conn> {
         match self.slots.get(key.index as usize)? {
-            Some((generation, conn)) if *generation == key.generation => Some(conn),
+            Some(conn) if conn.generation == key.generation => Some(conn),
             _ => None,
         }
     }
@@ -280,7 +410,7 @@ impl Conns {
     pub(super) fn remove(&mut self, key: ConnKey) -> Option<Conn> {
         self.get(key)?;
         self.len -= 1;
-        self.slots[key.index as usize].take().map(|(_, conn)| conn)
+        self.slots[key.index as usize].take()
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -289,10 +419,10 @@ impl Conns {
 
     /// The key of the connection at position `index`, if there is one.
     pub(super) fn key_at(&self, index: usize) -> Option<ConnKey> {
-        let (generation, _) = self.slots.get(index)?.as_ref()?;
+        let conn = self.slots.get(index)?.as_ref()?;
         Some(Key {
             index: index as u32,
-            generation: *generation,
+            generation: conn.generation,
         })
     }
 
@@ -311,6 +441,37 @@ mod tests {
         Instant::from_nanos(millis * 1_000_000)
     }
 
+    #[test]
+    fn a_connection_is_small() {
+        let bytes = size_of::<Option<Conn>>();
+        assert!(bytes <= 192, "{bytes} bytes");
+    }
+
+    #[test]
+    fn what_few_have_is_given_back() {
+        let mut conn = Conn::new(at(0), None);
+        conn.set_above_high(None);
+        conn.forget_unsent();
+        assert!(conn.rare.is_none(), "made for nothing");
+        conn.set_above_high(Some(at(1)));
+        conn.set_above_high(Some(at(2)));
+        assert_eq!(conn.above_high_since(), Some(at(1)));
+        conn.tidy();
+        assert!(conn.rare.is_some());
+        conn.set_above_high(None);
+        conn.tidy();
+        assert!(conn.rare.is_none());
+    }
+
+    #[test]
+    fn a_peer_keeps_its_address() {
+        for text in ["192.0.2.1:80", "[2001:db8::1]:443"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(Peer::new(Some(address)).address(), Some(address));
+        }
+        assert_eq!(Peer::new(None).address(), None);
+    }
+
     proptest! {
         /// Stuck is who has not moved for as long as the patience lasts, and nobody earlier.
         #[test]
@@ -324,7 +485,7 @@ mod tests {
             let mut conn = Conn::new(at(0), None);
             conn.sending = is_sending;
             conn.last_progress = at(progress);
-            conn.above_high_since = above.map(at);
+            conn.set_above_high(above.map(at));
             let patience = Duration::from_millis(patience);
             let since = |then: u64| at(now).since(at(then)) >= patience && now >= then;
             let expected = (is_sending && since(progress)) || above.is_some_and(since);

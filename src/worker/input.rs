@@ -6,7 +6,7 @@ use tracing::{debug, info};
 
 use super::{
     Action, Core,
-    conn::{Mode, Receive, Stall, StallCause, State},
+    conn::{DirectLoan, Mode, Receive, Stall, StallCause, State},
     http::{Decision, Target, decide},
     routes::{Route, RouteId},
 };
@@ -51,7 +51,7 @@ impl Core {
             return;
         };
         state.last_read = self.now.mono;
-        if let Some(stall) = &mut state.stalled {
+        if let Some(stall) = state.stalled() {
             stall.bytes.extend_from_slice(bytes);
             return;
         }
@@ -159,7 +159,7 @@ impl Core {
         state.app_heartbeat = app_heartbeat;
         self.routes.enter(id);
         self.heads -= 1;
-        let peer = state.peer;
+        let peer = state.peer.address();
         self.counters.upgraded_total.inc();
         debug!(conn = conn.index, ?peer, ?mode, "upgraded");
         self.mark_dirty(conn);
@@ -276,13 +276,14 @@ impl Core {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
-        let Receive::Direct { remaining } = state.receive else {
+        if state.receive != Receive::Direct {
             return;
-        };
+        }
         state.receive = Receive::Off;
         state.last_read = self.now.mono;
-        state.lent_bytes = 0;
-        let received = buf.len().saturating_sub(state.direct_len);
+        let loan = std::mem::take(&mut state.rare_mut().direct);
+        let remaining = loan.remaining;
+        let received = buf.len().saturating_sub(loan.len);
         self.counters.direct_receives_total.inc();
         self.counters.bytes_in_total.add(received as u64);
         self.charge_bytes(conn, received);
@@ -304,7 +305,7 @@ impl Core {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
-        let waits = state.stalled.is_some() || state.throttled_until.is_some();
+        let waits = state.is_stalled() || state.throttled_until().is_some();
         if state.receive != Receive::Off || waits {
             return;
         }
@@ -321,9 +322,12 @@ impl Core {
         };
         match direct {
             Some(Direct { buf, remaining }) => {
-                state.receive = Receive::Direct { remaining };
-                state.direct_len = buf.len();
-                state.lent_bytes = buf.capacity();
+                state.receive = Receive::Direct;
+                state.rare_mut().direct = DirectLoan {
+                    remaining,
+                    len: buf.len(),
+                    capacity: buf.capacity(),
+                };
                 self.actions
                     .push_back(Action::ReceiveInto(conn, buf, remaining));
             }
@@ -351,10 +355,10 @@ impl Core {
             return;
         };
         self.counters.stalls_total.inc();
-        state.stalled = Some(Box::new(Stall {
+        state.rare_mut().stalled = Some(Stall {
             bytes: rest.to_vec(),
             cause,
-        }));
+        });
         if state.receive == Receive::On {
             state.receive = Receive::Pausing;
             self.actions.push_back(Action::PauseReceive(conn));
@@ -372,7 +376,7 @@ impl Core {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
-        let Some(mut stall) = state.stalled.take() else {
+        let Some(mut stall) = state.take_stalled() else {
             return;
         };
         // What it has sent meanwhile comes only now; its silence was not its own.
@@ -381,7 +385,7 @@ impl Core {
         self.go_on_receiving(conn);
         if let Some(state) = self.conns.get(conn)
             && state.ended
-            && state.stalled.is_none()
+            && !state.is_stalled()
             && !matches!(state.state, State::Lingering { .. })
         {
             self.drop_conn(conn, CloseMode::Orderly);
@@ -431,10 +435,10 @@ impl Core {
             return;
         };
         let until = now.plus(pause);
-        if state.throttled_until.is_none() {
+        if state.throttled_until().is_none() {
             self.counters.throttled_total.inc();
         }
-        state.throttled_until = Some(until);
+        state.rare_mut().throttled_until = Some(until);
         if state.receive == Receive::On {
             state.receive = Receive::Pausing;
             self.actions.push_back(Action::PauseReceive(conn));
@@ -448,7 +452,7 @@ impl Core {
         if is_over {
             self.counters.rate_closed_total.inc();
             if let Some(suppressed) = self.breach_log.admit(self.now.mono) {
-                let peer = self.conns.get(conn).and_then(|state| state.peer);
+                let peer = self.conns.get(conn).and_then(|state| state.peer.address());
                 info!(
                     conn = conn.index,
                     ?peer,

@@ -95,8 +95,10 @@ impl Memory {
 
     /// A connection is charged what it takes now.
     fn charge(&mut self, conn: ConnKey, state: &mut Conn, bytes: usize) {
-        self.charged = self.charged - state.charged + bytes;
-        state.charged = bytes;
+        // A client has far less: a gigabyte to receive, one to send.
+        let charged = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.charged = self.charged - state.charged as usize + charged as usize;
+        state.charged = charged;
         if bytes >= BACKLOG_BYTES_MIN && !std::mem::replace(&mut state.is_backlogged, true) {
             self.backlogged.push(conn);
         }
@@ -104,7 +106,7 @@ impl Memory {
 
     /// A connection has gone.
     pub(super) const fn discharge(&mut self, state: &Conn) {
-        self.charged -= state.charged;
+        self.charged -= state.charged as usize;
     }
 }
 
@@ -116,8 +118,9 @@ impl Core {
     /// Charges a connection what it takes now.
     pub(super) fn recharge(&mut self, conn: ConnKey) {
         if let Some(state) = self.conns.get_mut(conn) {
+            state.tidy();
             let bytes = state.outbound.buffered_bytes() + state.input_bytes();
-            if bytes != state.charged {
+            if bytes != state.charged as usize {
                 self.memory.charge(conn, state, bytes);
             }
         }
@@ -185,10 +188,10 @@ impl Core {
                 break;
             };
             match self.conns.get_mut(conn) {
-                Some(state) if state.charged >= BACKLOG_BYTES_MIN => {
+                Some(state) if state.charged as usize >= BACKLOG_BYTES_MIN => {
                     memory.cursor += 1;
                     if matches!(state.state, State::Open { .. }) {
-                        largest.push((state.charged, conn));
+                        largest.push((state.charged as usize, conn));
                     }
                 }
                 state => {
@@ -225,7 +228,7 @@ impl Core {
 }
 
 /// What a connection takes whether it says anything or not: its own state, the engine's, a timer.
-const CONN_BYTES: usize = size_of::<Option<(u32, Conn)>>() + 96;
+const CONN_BYTES: usize = size_of::<Option<Conn>>() + 72;
 /// What a membership takes at its room's home and on its own core.
 const MEMBERSHIP_BYTES: usize = 160;
 /// What a room takes, at its home or on a core with members.

@@ -623,7 +623,7 @@ impl Core {
 
     fn set_unsent(&mut self, conn: ConnKey, bytes: usize) {
         if let Some(state) = self.conns.get_mut(conn) {
-            state.unsent = bytes;
+            state.rare_mut().unsent = bytes;
         }
     }
 
@@ -646,7 +646,7 @@ impl Core {
             // Its end may have overtaken our last words: they still go out.
             return;
         }
-        if errno.is_none() && state.stalled.is_some() {
+        if errno.is_none() && state.is_stalled() {
             // What it said before its end is still to be looked at.
             return;
         }

@@ -32,6 +32,7 @@ use crate::{
     },
     session::{
         Session,
+        addresses::AddressKey,
         outbound::{Gap, Handling, SpareBuffers, Terms},
     },
 };
@@ -63,7 +64,7 @@ impl Receivers for Members<'_> {
             // At the mark it takes no more: what is queued beyond it is at most one frame. What
             // the kernel holds unsent counts once the queue itself has begun to grow.
             Handling::Firm => {
-                if conn.outbound.evicting_bytes(conn.unsent) >= high {
+                if conn.outbound.evicting_bytes(conn.unsent()) >= high {
                     self.counters.delivery_skipped_total.inc();
                     if self.slow.last() != Some(&key) {
                         self.slow.push(key);
@@ -187,7 +188,7 @@ impl Core {
         let conn = session.transport;
         let high = self.route_of(conn).map(|r| r.limits.buffered_bytes_high.0);
         let full = self.conns.get(conn).is_some_and(|state| {
-            high.is_some_and(|high| state.outbound.evicting_bytes(state.unsent) >= high)
+            high.is_some_and(|high| state.outbound.evicting_bytes(state.unsent()) >= high)
         });
         if full {
             return self.evict(conn);
@@ -211,8 +212,8 @@ impl Core {
         let limits = self.routes.get(state.route).map(|route| &route.limits);
         let patience = limits.map(|limits| limits.buffered_time_max.0);
         let high = limits.map_or(usize::MAX, |limits| limits.buffered_bytes_high.0);
-        if state.outbound.firm_bytes() >= high && state.above_high_since.is_none() {
-            state.above_high_since = Some(now);
+        if state.outbound.firm_bytes() >= high {
+            state.set_above_high(Some(now));
         }
         if state.sending {
             return None;
@@ -242,12 +243,15 @@ impl Core {
             return false;
         };
         let low = route.limits.buffered_bytes_low.0;
-        let is_due = now.since(state.unsent_at) >= UNSENT_INTERVAL;
-        if state.outbound.buffered_bytes() <= low || !is_due {
+        if state.outbound.buffered_bytes() <= low {
             return false;
         }
-        state.unsent_at = now;
-        true
+        let rare = state.rare_mut();
+        let is_due = now.since(rare.unsent_at) >= UNSENT_INTERVAL;
+        if is_due {
+            rare.unsent_at = now;
+        }
+        is_due
     }
 
     pub(super) fn on_sent(&mut self, conn: ConnKey, bytes: usize, done: Option<Box<SendBatch>>) {
@@ -265,17 +269,18 @@ impl Core {
         if let Some(route) = &route {
             let firm = state.outbound.firm_bytes();
             if firm < route.limits.buffered_bytes_high.0 {
-                state.above_high_since = None;
+                state.set_above_high(None);
             }
             if firm <= route.limits.buffered_bytes_low.0 {
-                state.unsent = 0;
+                state.forget_unsent();
             }
         }
         if finished {
             state.sending = false;
             let pinged = state.ping == Ping::Sending;
             if pinged {
-                state.ping = Ping::Sent(self.now.mono);
+                state.ping = Ping::Sent;
+                state.pinged_at = self.now.mono;
             }
             let is_awaited = pinged && matches!(state.state, State::Open { .. });
             if !state.outbound.is_empty() {
@@ -297,8 +302,8 @@ impl Core {
             Some(route) => route.limits.buffered_bytes_low.0,
             None => 0,
         };
-        let waits = |stall: &super::conn::Stall| stall.cause == StallCause::Backlog;
-        if state.stalled.as_deref().is_some_and(waits) && state.outbound.firm_bytes() <= low {
+        let waits = |stall: &mut super::conn::Stall| stall.cause == StallCause::Backlog;
+        if state.stalled().is_some_and(waits) && state.outbound.firm_bytes() <= low {
             self.caught_up.push_back(conn);
         }
         if state.outbound.is_drained()
@@ -358,7 +363,7 @@ impl Core {
             state.state = State::Closing { ws };
         }
         // Input that waited is not looked at any more, but the peer's close may follow it.
-        let stalled = state.stalled.take();
+        let stalled = state.take_stalled();
         if let Some(mut stall) = stalled {
             self.feed(conn, None, &mut stall.bytes);
         }
@@ -389,8 +394,8 @@ impl Core {
             is_shut: false,
             is_reset,
         };
-        state.stalled = None;
-        state.above_high_since = None;
+        state.take_stalled();
+        state.set_above_high(None);
         let after = if is_reset { EVICTION_LINGER } else { LINGER };
         self.resume_if_off(conn);
         self.set_timer(conn, after);
@@ -410,9 +415,9 @@ impl Core {
         if let Some(suppressed) = self.eviction_log.admit(self.now.mono) {
             info!(
                 conn = conn.index,
-                peer = ?state.peer,
+                peer = ?state.peer.address(),
                 buffered_bytes = state.outbound.buffered_bytes(),
-                unsent_bytes = state.unsent,
+                unsent_bytes = state.unsent(),
                 suppressed,
                 "slow client evicted"
             );
@@ -456,8 +461,10 @@ impl Core {
             if state.route != NO_ROUTE {
                 self.routes.leave(state.route);
             }
-            if let Some(address) = state.address {
-                self.depart(address);
+            if state.is_counted
+                && let Some(peer) = state.peer.address()
+            {
+                self.depart(AddressKey::of(peer.ip()));
             }
             if let Some(timer) = state.timer {
                 let armed: Option<Timer> = self.wheel.cancel(timer);

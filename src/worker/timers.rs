@@ -64,8 +64,8 @@ impl Core {
         if state.is_stuck(now, limits.buffered_time_max.0) {
             return self.evict(conn);
         }
-        if state.throttled_until.is_some_and(|until| now >= until) {
-            state.throttled_until = None;
+        if state.throttled_until().is_some_and(|until| now >= until) {
+            state.end_throttle();
             // Nobody has looked at what it sent meanwhile.
             state.last_read = now;
             self.go_on_receiving(conn);
@@ -79,7 +79,7 @@ impl Core {
         let next = [
             Some(heartbeat),
             Some(state.ends_at),
-            state.throttled_until,
+            state.throttled_until(),
             state.stuck_at(limits.buffered_time_max.0),
         ];
         if let Some(next) = next.into_iter().flatten().min() {
@@ -94,12 +94,13 @@ impl Core {
         let now = self.now.mono;
         let (interval, timeout) = (limits.ping_interval.0, limits.pong_timeout.0);
         let state = self.conns.get_mut(conn)?;
-        if state.stalled.is_some() || state.throttled_until.is_some() {
+        if state.is_stalled() || state.throttled_until().is_some() {
             // It may have answered: nobody has looked.
             state.last_read = now;
             return Some(now.plus(interval));
         }
-        if let Ping::Sent(at) = state.ping {
+        if state.ping == Ping::Sent {
+            let at = state.pinged_at;
             if state.last_read >= at {
                 state.ping = Ping::None;
             } else if now >= at.plus(timeout) {
@@ -169,7 +170,7 @@ impl Core {
     /// Receiving is taken up again whatever it waited for: nothing but the end is awaited.
     pub(super) fn resume_if_off(&mut self, conn: ConnKey) {
         if let Some(state) = self.conns.get_mut(conn) {
-            state.throttled_until = None;
+            state.end_throttle();
             if state.receive == Receive::Off {
                 state.receive = Receive::On;
                 self.actions.push_back(super::Action::ResumeReceive(conn));

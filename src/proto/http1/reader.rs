@@ -17,6 +17,12 @@ use super::request::{Head, HeadError, HeadLimits, Progress, parse};
 /// ```
 #[derive(Debug, Default)]
 pub struct HeadReader {
+    /// What there is of a head that came in pieces.
+    partial: Option<Box<Partial>>,
+}
+
+#[derive(Debug, Default)]
+struct Partial {
     buffer: Vec<u8>,
     /// The length of the buffer at which a bound is reached though no line has ended.
     next_check: usize,
@@ -34,7 +40,7 @@ impl HeadReader {
     /// Whether nothing of a head has been received yet; a head that was handed out does not count.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.is_complete || self.buffer.is_empty()
+        self.partial.as_ref().is_none_or(|p| p.is_complete)
     }
 
     /// Takes input; gives the head once it is whole, and how many bytes of this `input` belong to
@@ -49,35 +55,43 @@ impl HeadReader {
         input: &'a [u8],
         limits: &HeadLimits,
     ) -> Result<Option<(Head<'a>, usize)>, HeadError> {
-        if self.is_complete {
-            *self = Self::new();
+        if self.is_empty() {
+            self.partial = None;
         }
         if input.is_empty() {
             return Ok(None);
         }
-        if self.buffer.is_empty() {
-            match parse(input, limits)? {
+        if self.partial.is_none() {
+            let next_check = match parse(input, limits)? {
                 Progress::Complete(head, length) => return Ok(Some((head, length))),
-                Progress::Partial { next_check } => self.next_check = next_check,
-            }
-            self.buffer.extend_from_slice(input);
+                Progress::Partial { next_check } => next_check,
+            };
+            self.partial = Some(Box::new(Partial {
+                buffer: input.to_vec(),
+                next_check,
+                is_complete: false,
+            }));
             return Ok(None);
         }
-        let buffered = self.buffer.len();
+        let Some(partial) = &mut self.partial else {
+            return Ok(None);
+        };
+        let buffered = partial.buffer.len();
         let room = limits.head_bytes_max.saturating_sub(buffered);
-        self.buffer
+        partial
+            .buffer
             .extend_from_slice(&input[..input.len().min(room)]);
-        if self.buffer.len() < self.next_check && memchr(b'\n', input).is_none() {
+        if partial.buffer.len() < partial.next_check && memchr(b'\n', input).is_none() {
             return Ok(None);
         }
-        if let Progress::Partial { next_check } = parse(&self.buffer, limits)? {
-            self.next_check = next_check;
+        if let Progress::Partial { next_check } = parse(&partial.buffer, limits)? {
+            partial.next_check = next_check;
             return Ok(None);
         }
-        // Read again to hand it out: the borrow checker does not let the arm above write to `self`
+        // Read again to hand it out: the borrow checker does not let the arm above write to it
         // while the other returns what borrows from it. Only heads in several pieces come here.
-        self.is_complete = true;
-        match parse(&self.buffer, limits)? {
+        partial.is_complete = true;
+        match parse(&partial.buffer, limits)? {
             Progress::Complete(head, length) => Ok(Some((head, length - buffered))),
             Progress::Partial { .. } => Ok(None),
         }
@@ -86,11 +100,11 @@ impl HeadReader {
     /// Bytes held for a head that is not whole.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
-        self.buffer.len()
+        self.partial.as_ref().map_or(0, |p| p.buffer.len())
     }
 
     #[cfg(test)]
     pub(super) fn buffer_capacity(&self) -> usize {
-        self.buffer.capacity()
+        self.partial.as_ref().map_or(0, |p| p.buffer.capacity())
     }
 }
