@@ -13,7 +13,7 @@ use crate::{
     },
     config::PublishBy,
     hub::{
-        Hub, Output, Outputs,
+        ALL_ROOM, Hub, Output, Outputs,
         edge::Sessions,
         is_reserved,
         wire::{
@@ -62,7 +62,6 @@ impl Rooms<'_> {
             let ts = self.now.unix_ms;
             reply::connected(&mut payload, self.hello, client, user.as_deref(), ts);
             self.out.push_back(Output::Message { to: key, payload });
-            self.hub.edge_mut().enter_all_room(key, session);
         }
         // A raw client gets no direct messages: the directory need not know it.
         if let Some(user) = user.filter(|_| has_envelope) {
@@ -78,9 +77,7 @@ impl Rooms<'_> {
     pub fn on_close(&mut self, session: Session, reason: LeaveReason) {
         for membership in session.rooms {
             let key = membership.room;
-            if key != self.hub.edge().all_room()
-                && let Some(room) = self.hub.edge().get(key)
-            {
+            if let Some(room) = self.hub.edge().get(key) {
                 let to = room.home_core();
                 let leave = Leave {
                     room: room.home_ref(&membership),
@@ -211,7 +208,7 @@ impl Rooms<'_> {
                     return;
                 };
                 let found = self.hub.edge().find(&room);
-                let membership = found.and_then(|local| session.membership(local)).copied();
+                let membership = found.and_then(|local| self.hub.edge().membership(session, local));
                 if membership.is_none()
                     && let Err(error) = self.check_outsider(&room)
                 {
@@ -312,8 +309,7 @@ impl Rooms<'_> {
         let to = self.hub.routes().core_of(room);
         let known = self.hub.edge().find(room);
         let is_new = known.is_none_or(|local| session.membership(local).is_none());
-        let reserved = usize::from(session.encoding == Encoding::Json);
-        if is_new && session.rooms.len() - reserved >= self.rooms_per_client as usize {
+        if is_new && session.rooms.len() >= self.rooms_per_client as usize {
             let error = CommandError::new(
                 ErrorCode::TooManyRooms,
                 "this client is in as many rooms as it may be",
@@ -340,6 +336,10 @@ impl Rooms<'_> {
     }
 
     fn leave(&mut self, key: SessionKey, id: Option<Cow<'_, str>>, room: &str) {
+        if room == ALL_ROOM {
+            let error = CommandError::new(ErrorCode::Forbidden, "every client is in this room");
+            return self.error(key, id.as_deref(), &error);
+        }
         let Some(session) = self.sessions.get(key) else {
             return;
         };
@@ -351,10 +351,6 @@ impl Rooms<'_> {
             let error = CommandError::new(ErrorCode::NotJoined, "this client is not in the room");
             return self.error(key, id.as_deref(), &error);
         };
-        if is_reserved(room) {
-            let error = CommandError::new(ErrorCode::Forbidden, "every client is in this room");
-            return self.error(key, id.as_deref(), &error);
-        }
         let to = local_room.home_core();
         let leave = Leave {
             room: local_room.home_ref(membership),
@@ -452,7 +448,8 @@ impl Rooms<'_> {
             );
             return self.error(key, id.as_deref(), &error);
         }
-        let member = |local: &LocalRoomKey| session.membership(*local).is_some();
+        let edge = self.hub.edge();
+        let member = |local: &LocalRoomKey| edge.membership(session, *local).is_some();
         let inspect = Inspect {
             room: Arc::from(room),
             local: self.hub.edge().find(room).filter(member),

@@ -123,7 +123,7 @@ impl LocalRoom {
                 if let Some(session) = sessions.get_mut(*member)
                     && let Some(membership) = session.membership_mut(key)
                 {
-                    membership.place = Place::At(at as u32);
+                    membership.place = Place::at(at);
                 }
             }
         }
@@ -227,15 +227,17 @@ impl Edge {
         }
     }
 
-    /// Puts a session into the reserved room.
-    pub fn enter_all_room(&mut self, to: SessionKey, session: &mut Session) {
-        let key = self.all_room;
-        let place = self.add(key, to, session.encoding);
-        session.rooms.push(Membership {
-            room: key,
-            place,
-            pending: 0,
-        });
+    /// Where `session` stands in the room at `key`, if it is a member or about to be one. In the
+    /// reserved room everyone is.
+    pub fn membership(&self, session: &Session, key: LocalRoomKey) -> Option<Membership> {
+        if key == self.all_room {
+            return Some(Membership {
+                room: key,
+                place: Place::JOINING,
+                pending: 0,
+            });
+        }
+        session.membership(key).copied()
     }
 
     /// Notes that a session asks to join; the answer comes through the room's lane.
@@ -254,7 +256,7 @@ impl Edge {
             Some(membership) => membership.pending += 1,
             None => session.rooms.push(Membership {
                 room: key,
-                place: Place::Joining,
+                place: Place::JOINING,
                 pending: 1,
             }),
         }
@@ -366,7 +368,7 @@ impl Edge {
                     let encoding = session.encoding;
                     if let Some(membership) = session.membership_mut(key) {
                         membership.pending -= 1;
-                        if membership.place == Place::Joining {
+                        if membership.place == Place::JOINING {
                             membership.place = self.add(key, to, encoding);
                             self.memberships += 1;
                         }
@@ -379,7 +381,7 @@ impl Edge {
                     && let Some(membership) = session.membership_mut(key)
                 {
                     membership.pending -= 1;
-                    if membership.place == Place::Joining && membership.pending == 0 {
+                    if membership.place == Place::JOINING && membership.pending == 0 {
                         session.forget(key);
                     }
                 }
@@ -387,9 +389,9 @@ impl Edge {
             Reply::Left => {
                 if let Some(session) = session
                     && let Some(membership) = session.membership_mut(key)
-                    && let Place::At(at) = membership.place
+                    && let Some(at) = membership.place.index()
                 {
-                    membership.place = Place::Joining;
+                    membership.place = Place::JOINING;
                     let pending = membership.pending;
                     let encoding = session.encoding;
                     if pending == 0 {
@@ -408,7 +410,7 @@ impl Edge {
     fn add(&mut self, key: LocalRoomKey, to: SessionKey, encoding: Encoding) -> Place {
         let members = &mut self.room_mut(key).members[encoding.index()];
         members.push(to);
-        Place::At((members.len() - 1) as u32)
+        Place::at(members.len() - 1)
     }
 
     /// Takes a member out of a room whose lane is empty, and tells the one that takes its place.
@@ -416,16 +418,16 @@ impl Edge {
         &mut self,
         key: LocalRoomKey,
         encoding: Encoding,
-        at: u32,
+        at: usize,
         sessions: &mut Sessions,
     ) {
         let members = &mut self.room_mut(key).members[encoding.index()];
-        members.swap_remove(at as usize);
-        if let Some(moved) = members.get(at as usize).copied()
+        members.swap_remove(at);
+        if let Some(moved) = members.get(at).copied()
             && let Some(session) = sessions.get_mut(moved)
             && let Some(membership) = session.membership_mut(key)
         {
-            membership.place = Place::At(at);
+            membership.place = Place::at(at);
         } else if members.len() * 4 < members.capacity() && members.capacity() > 16 {
             members.shrink_to(members.len() * 2);
         }
@@ -442,12 +444,10 @@ impl Edge {
     ) {
         let _guard = AbortOnUnwind;
         let key = membership.room;
-        let Place::At(at) = membership.place else {
+        let Some(at) = membership.place.index() else {
             return;
         };
-        if key != self.all_room {
-            self.memberships -= 1;
-        }
+        self.memberships -= 1;
         let room = self.room_mut(key);
         if room.lane.is_empty() {
             self.take_out(key, encoding, at, sessions);
@@ -512,8 +512,13 @@ impl Edge {
             match room.lane.pop_front() {
                 None => break,
                 Some(LaneItem::Frames(mut fan_out)) => {
-                    used += fan_out.run(key, room, share - used, sessions, receivers);
-                    if fan_out.is_done(&room.members) {
+                    let budget = share - used;
+                    used += if key == self.all_room {
+                        fan_out.run_for_all(key, room, budget, sessions, receivers)
+                    } else {
+                        fan_out.run(key, room, budget, sessions, receivers)
+                    };
+                    if fan_out.is_done() {
                         used += 1;
                         out.push_back(Output::ReturnWindow {
                             to: fan_out.from,
@@ -540,15 +545,9 @@ impl Edge {
 }
 
 impl FanOut {
-    fn run(
-        &mut self,
-        key: LocalRoomKey,
-        room: &LocalRoom,
-        budget: usize,
-        sessions: &Sessions,
-        receivers: &mut impl Receivers,
-    ) -> usize {
-        let handling = match &self.kind {
+    /// How the members of `room`, which is at `key`, take frames of this kind.
+    fn handling<'a>(kind: &'a FrameKind, key: LocalRoomKey, room: &'a LocalRoom) -> Handling<'a> {
+        match kind {
             FrameKind::Ephemeral => Handling::Ephemeral,
             FrameKind::Message {
                 last,
@@ -563,7 +562,18 @@ impl FanOut {
                 key: k.as_deref(),
             }),
             FrameKind::Message { .. } | FrameKind::Announcement => Handling::Firm,
-        };
+        }
+    }
+
+    fn run(
+        &mut self,
+        key: LocalRoomKey,
+        room: &LocalRoom,
+        budget: usize,
+        sessions: &Sessions,
+        receivers: &mut impl Receivers,
+    ) -> usize {
+        let handling = Self::handling(&self.kind, key, room);
         let mut used = 0;
         while let Some(members) = room.members.get(self.encoding)
             && used < budget
@@ -590,7 +600,36 @@ impl FanOut {
         used
     }
 
-    fn is_done(&self, members: &[Vec<SessionKey>; Encoding::COUNT]) -> bool {
-        self.encoding >= members.len()
+    /// As [`FanOut::run`], for the room of all sessions, which keeps no list of its own: the cursor
+    /// goes over the sessions. One that opens meanwhile may be reached or not.
+    fn run_for_all(
+        &mut self,
+        key: LocalRoomKey,
+        room: &LocalRoom,
+        budget: usize,
+        sessions: &Sessions,
+        receivers: &mut impl Receivers,
+    ) -> usize {
+        let handling = Self::handling(&self.kind, key, room);
+        let end = sessions.index_bound().min(self.cursor + budget);
+        for index in self.cursor..end {
+            if let Some(member) = sessions.key_at(index)
+                && self.skip != Some(member)
+                && let Some(session) = sessions.get(member)
+                && let Some(frame) = &self.frames[session.encoding.index()]
+            {
+                receivers.deliver(session, frame, &handling);
+            }
+        }
+        let used = end - self.cursor;
+        self.cursor = end;
+        if end == sessions.index_bound() {
+            self.encoding = Encoding::COUNT;
+        }
+        used
+    }
+
+    const fn is_done(&self) -> bool {
+        self.encoding >= Encoding::COUNT
     }
 }

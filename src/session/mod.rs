@@ -32,11 +32,28 @@ pub struct Membership {
 
 /// See [`Membership::place`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub struct Place(u32);
+
+impl Place {
     /// Asked for, not answered yet.
-    Joining,
-    /// At this index.
-    At(u32),
+    pub const JOINING: Self = Self(u32::MAX);
+
+    /// At this index of the list.
+    pub const fn at(index: usize) -> Self {
+        debug_assert!(
+            index < u32::MAX as usize,
+            "more members than a core can have"
+        );
+        Self(index as u32)
+    }
+
+    /// The index, once it has one.
+    pub const fn index(self) -> Option<usize> {
+        match self {
+            Self::JOINING => None,
+            Self(index) => Some(index as usize),
+        }
+    }
 }
 
 /// A client past its handshake.
@@ -50,8 +67,8 @@ pub struct Session {
     pub encoding: Encoding,
     /// The transport that serves it now.
     pub transport: Key,
-    /// Its rooms, the reserved ones included.
-    pub rooms: SmallVec<[Membership; 2]>,
+    /// Its rooms, without the reserved one that everyone is in.
+    pub rooms: SmallVec<[Membership; 1]>,
     /// How many direct messages it got.
     pub directs: u64,
 }
