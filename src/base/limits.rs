@@ -42,6 +42,10 @@ pub const COALESCED_RUN_BYTES_MAX: usize = 64 * 1024;
 pub const SPARE_BUFFERS_MAX: usize = 256;
 /// See [`SPARE_BUFFERS_MAX`].
 pub const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Lanes of rooms that have nothing to hand out, whose memory is kept for rooms that have.
+pub const SPARE_LANES_MAX: usize = 256;
+/// The capacity above which a lane's memory is not kept.
+pub const SPARE_LANE_ITEMS_MAX: usize = 64;
 /// Spare queues that a worker keeps, of less than 100 bytes each: about as many as have something
 /// to say in one turn.
 pub const SPARE_BATCHES_MAX: usize = 4096;

@@ -19,7 +19,7 @@ use crate::{
     base::{
         abort::AbortOnUnwind,
         ids::{CoreId, Encoding, SessionKey},
-        limits::TURN_ROOM_DELIVERIES_MAX,
+        limits::{SPARE_LANE_ITEMS_MAX, SPARE_LANES_MAX, TURN_ROOM_DELIVERIES_MAX},
         segments::SharedFrame,
         slab::Slab,
     },
@@ -44,6 +44,8 @@ pub struct Edge {
     all_room: LocalRoomKey,
     /// Rooms whose lane is not empty, in the order in which they get their turn.
     busy: VecDeque<LocalRoomKey>,
+    /// Memory of lanes that are empty, for the next that is not: an idle room's owns none.
+    spare_lanes: Vec<VecDeque<LaneItem>>,
     memberships: usize,
 }
 
@@ -147,6 +149,7 @@ impl Edge {
                 generation: 0,
             },
             busy: VecDeque::new(),
+            spare_lanes: Vec::new(),
             memberships: 0,
         };
         edge.all_room = edge.open(ALL_ROOM, all_home);
@@ -336,6 +339,9 @@ impl Edge {
         };
         if room.lane.is_empty() {
             self.busy.push_back(key);
+            if let Some(lane) = self.spare_lanes.pop() {
+                room.lane = lane;
+            }
         }
         room.lane.push_back(LaneItem::Frames(FanOut {
             frames: frames.by_encoding.map(|frame| frame.map(SharedFrame::new)),
@@ -476,14 +482,17 @@ impl Edge {
             let share = budget.min(TURN_ROOM_DELIVERIES_MAX);
             let used = self.run_room(key, share, sessions, receivers, out);
             budget -= used.min(budget);
-            if self
-                .rooms
-                .get(key)
-                .is_some_and(|room| !room.lane.is_empty())
-            {
-                self.busy.push_back(key);
-            } else {
-                self.close_if_idle(key);
+            if let Some(room) = self.rooms.get_mut(key) {
+                if room.lane.is_empty() {
+                    let lane = std::mem::take(&mut room.lane);
+                    let is_small = lane.capacity() <= SPARE_LANE_ITEMS_MAX;
+                    if is_small && self.spare_lanes.len() < SPARE_LANES_MAX {
+                        self.spare_lanes.push(lane);
+                    }
+                    self.close_if_idle(key);
+                } else {
+                    self.busy.push_back(key);
+                }
             }
             if matches!(out.back(), Some(Output::Reply { .. })) {
                 break;

@@ -2,6 +2,7 @@
 
 mod encode;
 mod gathering;
+mod members;
 mod publish;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use smallvec::SmallVec;
 use self::{
     encode::{announcement, message_prefix},
     gathering::Gathering,
+    members::{Member, Members},
 };
 use super::{
     ALL_ROOM, Output, Outputs,
@@ -61,21 +63,11 @@ struct Room {
     prefix: Box<[u8]>,
     epoch: Epoch,
     seq: u64,
-    members: HashMap<ClientId, Member, foldhash::fast::RandomState>,
-    users: HashMap<Arc<str>, u32, ahash::RandomState>,
+    members: Members,
     /// The cores that have members, in order of arrival.
     interested: SmallVec<[Interest; 1]>,
     /// What waits for the end of an interval, while there is one.
     gathering: Option<Box<Gathering>>,
-}
-
-#[derive(Debug)]
-struct Member {
-    user: Option<Arc<str>>,
-    encoding: Encoding,
-    state: Option<Bytes>,
-    /// When it joined, in Unix milliseconds.
-    since: u64,
 }
 
 #[derive(Debug)]
@@ -96,8 +88,7 @@ impl Room {
             name,
             epoch: epoch(rng),
             seq: 0,
-            members: HashMap::default(),
-            users: HashMap::default(),
+            members: Members::default(),
             interested: SmallVec::new(),
             gathering: None,
         }
@@ -174,7 +165,7 @@ impl Room {
     fn member_list(&self) -> MemberList {
         let mut json = vec![b'['];
         let mut truncated = false;
-        for (n, (client, member)) in self.members.iter().enumerate() {
+        for (n, member) in self.members.iter().enumerate() {
             if n >= PRESENCE_LIST_MAX || json.len() >= PRESENCE_LIST_BYTES_MAX {
                 truncated = true;
                 break;
@@ -182,10 +173,10 @@ impl Room {
             if n > 0 {
                 json.push(b',');
             }
-            let state = member.state.as_deref();
+            let state = member.state.as_ref().map(|state| &***state);
             push_member(
                 &mut json,
-                *client,
+                member.client,
                 member.user.as_deref(),
                 state,
                 member.since,
@@ -316,7 +307,7 @@ impl Homes {
             }
         };
         let room = current(&mut self.rooms, key, &self.config, self.revision);
-        if !room.members.contains_key(&join.client) {
+        if room.members.get(join.client).is_none() {
             if room.members.len() >= room.options.room_members_max as usize {
                 return Err(CommandError::new(
                     ErrorCode::RoomFull,
@@ -330,18 +321,13 @@ impl Homes {
                     "the room is behind with its messages; try again",
                 ));
             }
-            room.members.insert(
-                join.client,
-                Member {
-                    user: join.user.clone(),
-                    encoding: join.encoding,
-                    state: join.state.clone(),
-                    since: now.unix_ms,
-                },
-            );
-            if let Some(user) = &join.user {
-                *room.users.entry(Arc::clone(user)).or_insert(0) += 1;
-            }
+            room.members.insert(Member {
+                client: join.client,
+                encoding: join.encoding,
+                user: join.user.clone(),
+                state: join.state.clone().map(Box::new),
+                since: now.unix_ms,
+            });
             // Announced before the joiner's core counts it, and before its `ok`: it does not
             // hear of itself.
             if !announce {
@@ -352,9 +338,9 @@ impl Homes {
             }
             room.interest(from, join.local).members[join.encoding.index()] += 1;
         } else if let Some(state) = &join.state
-            && let Some(member) = room.members.get_mut(&join.client)
+            && let Some(member) = room.members.get_mut(join.client)
         {
-            member.state = Some(state.clone());
+            member.state = Some(Box::new(state.clone()));
         }
         Ok(Joined {
             home: key,
@@ -404,17 +390,9 @@ impl Homes {
             return false;
         };
         let room = current(&mut self.rooms, key, &self.config, self.revision);
-        let Some(member) = room.members.remove(&leave.client) else {
+        let Some(member) = room.members.remove(leave.client) else {
             return false;
         };
-        if let Some(user) = &member.user
-            && let Some(count) = room.users.get_mut(user)
-        {
-            *count -= 1;
-            if *count == 0 {
-                room.users.remove(user);
-            }
-        }
         if let Some(index) = room.interested.iter().position(|i| i.core == from) {
             let interest = &mut room.interested[index];
             interest.members[member.encoding.index()] -= 1;
@@ -446,7 +424,7 @@ impl Homes {
             .by_name
             .get(&inspect.room)
             .and_then(|key| self.rooms.get(*key));
-        let counts = |room: &Room| (room.members.len() as u32, room.users.len() as u32);
+        let counts = |room: &Room| (room.members.len() as u32, room.members.users() as u32);
         let (members, users) = room.map_or((0, 0), counts);
         let reply = if inspect.list {
             Reply::Presence(Box::new(PresenceList {

@@ -69,7 +69,7 @@ impl Homes {
         if !is_all && room.options.publish_by == PublishBy::Backend {
             return Err(backend_only());
         }
-        let user: Option<Arc<str>> = match room.members.get(&publish.client) {
+        let user: Option<Arc<str>> = match room.members.get(publish.client) {
             Some(member) => member.user.clone(),
             None if is_all || room.options.publish_by == PublishBy::Anyone => {
                 publish.user.map(Arc::from)
