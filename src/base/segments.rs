@@ -73,6 +73,10 @@ impl Segment {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    fn is_shared_up_to(&self, bytes_max: usize) -> bool {
+        matches!(self, Self::Shared(frame) if frame.len() <= bytes_max)
+    }
 }
 
 /// The segments of one send, with a mark of how far the kernel has taken them.
@@ -97,25 +101,37 @@ impl SendBatch {
     }
 
     /// Adds bytes behind the last ones: `write` appends to the last segment if that is an owned run
-    /// of less than `run_bytes_max`, else to a buffer that `new_run` gives.
+    /// of less than `run_bytes_max`, else to a buffer that `new_run` gives. A shared frame of up to
+    /// `copied_bytes_max` that stands last is copied there first: one run costs the kernel less than
+    /// two.
     #[inline]
     pub fn append(
         &mut self,
         run_bytes_max: usize,
+        copied_bytes_max: usize,
         new_run: impl FnOnce() -> Vec<u8>,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        if let Some(Segment::Owned { buf, .. }) = self.segments.last_mut()
-            && buf.len() < run_bytes_max
-        {
-            let before = buf.len();
-            write(buf);
-            self.remaining += buf.len() - before;
-            return;
+        match self.segments.last_mut() {
+            Some(Segment::Owned { buf, .. }) if buf.len() < run_bytes_max => {
+                let before = buf.len();
+                write(buf);
+                self.remaining += buf.len() - before;
+            }
+            Some(last) if last.is_shared_up_to(copied_bytes_max) => {
+                let mut buf = new_run();
+                buf.extend_from_slice(last.as_slice());
+                let before = buf.len();
+                write(&mut buf);
+                self.remaining += buf.len() - before;
+                *last = Segment::Owned { buf, start: 0 };
+            }
+            _ => {
+                let mut buf = new_run();
+                write(&mut buf);
+                self.push(Segment::Owned { buf, start: 0 });
+            }
         }
-        let mut buf = new_run();
-        write(&mut buf);
-        self.push(Segment::Owned { buf, start: 0 });
     }
 
     /// Moves segments from the front of `from` to the end of this one: at most `segments_max` of

@@ -6,14 +6,17 @@
 //! place in the stream, and the list of members does not change under a fan-out that goes on
 //! over several turns.
 
+mod fan_out;
+
 use std::{collections::VecDeque, sync::Arc};
 
 use compact_str::CompactString;
 use hashbrown::HashMap;
 
+use self::fan_out::FanOut;
 use super::{
     ALL_ROOM, Output, Outputs,
-    wire::{Delivery, FrameKind, Frames, HomeRoomKey, Reply, RoomRef},
+    wire::{Delivery, Frames, HomeRoomKey, Reply, RoomRef},
 };
 use crate::{
     base::{
@@ -24,10 +27,7 @@ use crate::{
         slab::Slab,
     },
     config::{Config, SlowClient},
-    session::{
-        LocalRoomKey, Membership, Place, Session,
-        outbound::{Droppable, Handling},
-    },
+    session::{LocalRoomKey, Membership, Place, Session, outbound::Handling},
 };
 
 /// The sessions of a core.
@@ -76,22 +76,16 @@ enum LaneItem {
     Sweep,
 }
 
-/// A message on its way to a room's members, with a mark of how far it got.
-#[derive(Debug)]
-struct FanOut {
-    frames: [Option<SharedFrame>; Encoding::COUNT],
-    kind: FrameKind,
-    skip: Option<SessionKey>,
-    from: CoreId,
-    window: u64,
-    encoding: usize,
-    cursor: usize,
-}
-
 /// Receives what a fan-out hands out.
 pub trait Receivers {
-    /// Queues `frame` for one member, or not, as `handling` says.
-    fn deliver(&mut self, to: &Session, frame: &SharedFrame, handling: &Handling<'_>);
+    /// Queues `frame`, which holds so many messages, for one member, or not, as `handling` says.
+    fn deliver(
+        &mut self,
+        to: &Session,
+        frame: &SharedFrame,
+        messages: u32,
+        handling: &Handling<'_>,
+    );
 }
 
 impl LocalRoom {
@@ -286,6 +280,12 @@ impl Edge {
                 let skip = skip.filter(|c| c.core == core).map(|c| c.session);
                 self.on_frames(from, room, frames, skip, window, out);
             }
+            // Says nothing to anybody.
+            Delivery::Reply {
+                id: None,
+                reply: Reply::Published { .. },
+                ..
+            } => {}
             Delivery::Reply {
                 room,
                 client,
@@ -343,15 +343,8 @@ impl Edge {
                 room.lane = lane;
             }
         }
-        room.lane.push_back(LaneItem::Frames(FanOut {
-            frames: frames.by_encoding.map(|frame| frame.map(SharedFrame::new)),
-            kind: frames.kind,
-            skip,
-            from,
-            window,
-            encoding: 0,
-            cursor: 0,
-        }));
+        let fan_out = FanOut::new(frames, skip, from, window);
+        room.lane.push_back(LaneItem::Frames(fan_out));
     }
 
     fn on_reply(
@@ -521,6 +514,7 @@ impl Edge {
             match room.lane.pop_front() {
                 None => break,
                 Some(LaneItem::Frames(mut fan_out)) => {
+                    fan_out.gather(&mut room.lane, room.slow_client);
                     let budget = share - used;
                     used += if key == self.all_room {
                         fan_out.run_for_all(key, room, budget, sessions, receivers)
@@ -550,95 +544,5 @@ impl Edge {
             }
         }
         used
-    }
-}
-
-impl FanOut {
-    /// How the members of `room`, which is at `key`, take frames of this kind.
-    fn handling<'a>(kind: &'a FrameKind, key: LocalRoomKey, room: &'a LocalRoom) -> Handling<'a> {
-        match kind {
-            FrameKind::Ephemeral => Handling::Ephemeral,
-            FrameKind::Message {
-                last,
-                count,
-                key: k,
-            } if room.slow_client != SlowClient::Evict => Handling::Droppable(Droppable {
-                room: key,
-                name: &room.name,
-                policy: room.slow_client,
-                last: *last,
-                count: *count,
-                key: k.as_deref(),
-            }),
-            FrameKind::Message { .. } | FrameKind::Announcement => Handling::Firm,
-        }
-    }
-
-    fn run(
-        &mut self,
-        key: LocalRoomKey,
-        room: &LocalRoom,
-        budget: usize,
-        sessions: &Sessions,
-        receivers: &mut impl Receivers,
-    ) -> usize {
-        let handling = Self::handling(&self.kind, key, room);
-        let mut used = 0;
-        while let Some(members) = room.members.get(self.encoding)
-            && used < budget
-        {
-            if let Some(frame) = &self.frames[self.encoding] {
-                let end = members.len().min(self.cursor + (budget - used));
-                for member in &members[self.cursor..end] {
-                    if self.skip != Some(*member) {
-                        // One that has gone is struck out when the lane gets there.
-                        if let Some(session) = sessions.get(*member) {
-                            receivers.deliver(session, frame, &handling);
-                        }
-                    }
-                }
-                used += end - self.cursor;
-                self.cursor = end;
-                if self.cursor < members.len() {
-                    break;
-                }
-            }
-            self.encoding += 1;
-            self.cursor = 0;
-        }
-        used
-    }
-
-    /// As [`FanOut::run`], for the room of all sessions, which keeps no list of its own: the cursor
-    /// goes over the sessions. One that opens meanwhile may be reached or not.
-    fn run_for_all(
-        &mut self,
-        key: LocalRoomKey,
-        room: &LocalRoom,
-        budget: usize,
-        sessions: &Sessions,
-        receivers: &mut impl Receivers,
-    ) -> usize {
-        let handling = Self::handling(&self.kind, key, room);
-        let end = sessions.index_bound().min(self.cursor + budget);
-        for index in self.cursor..end {
-            if let Some(member) = sessions.key_at(index)
-                && self.skip != Some(member)
-                && let Some(session) = sessions.get(member)
-                && let Some(frame) = &self.frames[session.encoding.index()]
-            {
-                receivers.deliver(session, frame, &handling);
-            }
-        }
-        let used = end - self.cursor;
-        self.cursor = end;
-        if end == sessions.index_bound() {
-            self.encoding = Encoding::COUNT;
-        }
-        used
-    }
-
-    const fn is_done(&self) -> bool {
-        self.encoding >= Encoding::COUNT
     }
 }

@@ -290,7 +290,8 @@ impl Outbound {
             Some(next) => next,
             none => none.insert(spare.take_batch()),
         };
-        next.append(COALESCED_RUN_BYTES_MAX, || spare.take(), write);
+        let copied = spare.coalesce_bytes_max;
+        next.append(COALESCED_RUN_BYTES_MAX, copied, || spare.take(), write);
     }
 
     fn push(&mut self, spare: &mut SpareBuffers, segment: Segment) {
@@ -302,7 +303,8 @@ impl Outbound {
     }
 
     /// Queues a frame that others get too: short ones are copied behind others, since one run
-    /// costs the kernel less than many; long ones and a first one go by reference.
+    /// costs the kernel less than many; long ones go by reference, and so does a short one as long
+    /// as it is alone.
     #[inline]
     pub fn push_shared(&mut self, spare: &mut SpareBuffers, frame: &SharedFrame) {
         if self.pending.is_some() {

@@ -50,7 +50,14 @@ pub(super) struct Members<'a> {
 
 impl Receivers for Members<'_> {
     #[inline]
-    fn deliver(&mut self, to: &Session, frame: &SharedFrame, handling: &Handling<'_>) {
+    fn deliver(
+        &mut self,
+        to: &Session,
+        frame: &SharedFrame,
+        messages: u32,
+        handling: &Handling<'_>,
+    ) {
+        let messages = u64::from(messages);
         let key = to.transport;
         let Some(conn) = self.conns.get_mut(key) else {
             return;
@@ -65,7 +72,7 @@ impl Receivers for Members<'_> {
             // the kernel holds unsent counts once the queue itself has begun to grow.
             Handling::Firm => {
                 if conn.outbound.evicting_bytes(conn.unsent()) >= high {
-                    self.counters.delivery_skipped_total.inc();
+                    self.counters.delivery_skipped_total.add(messages);
                     if self.slow.last() != Some(&key) {
                         self.slow.push(key);
                     }
@@ -91,8 +98,8 @@ impl Receivers for Members<'_> {
                 }
             }
         }
-        *self.messages_out += 1;
-        self.counters.delivered_total.inc();
+        *self.messages_out += messages;
+        self.counters.delivered_total.add(messages);
         if !std::mem::replace(&mut conn.dirty, true) {
             self.dirty.push(key);
         }
