@@ -271,7 +271,7 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
     }
 
     fn say(&mut self, key: ConnKey, what: SharedFrame) {
-        let mut batch = SendBatch::default();
+        let mut batch = Box::<SendBatch>::default();
         batch.push(Segment::Shared(what));
         self.engine.send(key, batch);
     }

@@ -91,6 +91,12 @@ pub(super) struct Clients {
     pub(super) is_loaded: bool,
     /// Ended, and to be closed.
     pub(super) gone: Vec<ConnKey>,
+    /// Batches whose send is over, for the next: one a connection at most.
+    #[allow(
+        clippy::vec_box,
+        reason = "the engine takes the box as it is: making one is what this saves"
+    )]
+    spare_batches: Vec<Box<SendBatch>>,
     handshake: ClientHandshake,
     target: Target,
     /// A response that was found to be right.
@@ -124,6 +130,7 @@ impl Clients {
             pings: 0,
             failure: None,
             is_loaded: false,
+            spare_batches: Vec::new(),
             gone: Vec::new(),
             handshake: settings.target.handshake(KEY, subprotocol, 0, 0),
             target: settings.target.clone(),
@@ -371,7 +378,7 @@ impl Clients {
         if client.is_sending || client.stage == Stage::Ended {
             return;
         }
-        let mut batch = SendBatch::default();
+        let mut batch = self.spare_batches.pop().unwrap_or_default();
         if !client.control.is_empty() {
             let buf = std::mem::take(&mut client.control);
             batch.push(Segment::Owned { buf, start: 0 });
@@ -386,19 +393,23 @@ impl Clients {
         if batch.remaining() > 0 {
             client.is_sending = true;
             engine.send(client.key, batch);
+        } else {
+            self.spare_batches.push(batch);
         }
     }
 
     /// A send is over.
     #[inline]
-    pub(super) fn on_sent<L: Load>(&mut self, conn: u32, batch: SendBatch, load: &mut L) {
+    pub(super) fn on_sent<L: Load>(&mut self, conn: u32, mut batch: Box<SendBatch>, load: &mut L) {
         let client = &mut self.list[conn as usize];
         client.is_sending = false;
         if std::mem::take(&mut client.is_lent)
-            && let Some(Segment::Owned { buf, .. }) = batch.into_segments().last()
+            && let Some(Segment::Owned { buf, .. }) = batch.drain().last()
         {
             load.give_back(conn, buf);
         }
+        drop(batch.drain());
+        self.spare_batches.push(batch);
         self.wake.wake(conn);
     }
 
