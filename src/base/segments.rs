@@ -4,7 +4,7 @@
 //! nobody copies. The list moves into the engine with the send and comes back with its last
 //! completion, so whatever the kernel reads stays in place until it has been read.
 
-use std::rc::Rc;
+use std::{fmt, rc::Rc};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -38,6 +38,30 @@ impl SharedFrame {
     }
 }
 
+/// Bytes that lie where they were received, and are sent from there. Dropping them gives the place
+/// back.
+pub struct Lent(Box<dyn AsRef<[u8]>>);
+
+impl Lent {
+    /// What an engine has lent.
+    pub const fn new(bytes: Box<dyn AsRef<[u8]>>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+impl fmt::Debug for Lent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lent")
+            .field("bytes", &self.as_slice().len())
+            .finish()
+    }
+}
+
 /// One run of bytes to send.
 #[derive(Debug)]
 pub enum Segment {
@@ -50,6 +74,8 @@ pub enum Segment {
     },
     /// A frame that others send too.
     Shared(SharedFrame),
+    /// A frame, or the payload of one, where it was received.
+    Lent(Lent),
 }
 
 impl Segment {
@@ -58,6 +84,7 @@ impl Segment {
         match self {
             Self::Owned { buf, start } => &buf[*start..],
             Self::Shared(frame) => frame.as_slice(),
+            Self::Lent(lent) => lent.as_slice(),
         }
     }
 
@@ -66,6 +93,7 @@ impl Segment {
         match self {
             Self::Owned { buf, start } => buf.len() - start,
             Self::Shared(frame) => frame.len(),
+            Self::Lent(lent) => lent.as_slice().len(),
         }
     }
 

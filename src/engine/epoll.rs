@@ -18,7 +18,6 @@
 //! What was left for the next entry is announced by no wake: whoever waits asks
 //! [`Kernel::has_work`] first.
 
-mod buffers;
 mod link;
 #[cfg(test)]
 mod tests;
@@ -35,12 +34,10 @@ use std::{
 use hashbrown::HashMap;
 use mio::{Events, Interest, Poll, Token, net::TcpListener, unix::SourceFd};
 
-use self::{
-    buffers::Buffers,
-    link::{Link, Receiving},
-};
+use self::link::{Link, Receiving};
 use super::{
-    Chunk, ListenerId,
+    Chunk, Lender, ListenerId,
+    buffers::{self, Pool},
     slots::{Completion, Kernel, Received, SystemKernel, Tag},
     socket,
 };
@@ -51,7 +48,7 @@ use crate::base::{limits::SEND_SEGMENTS_MAX, paged::Paged, segments::SendBatch, 
 pub struct EpollConfig {
     /// Shared receive buffers.
     pub recv_buffers: u16,
-    /// Bytes of each.
+    /// Bytes of each; of large ones there are more and smaller ones in the same memory.
     pub recv_buffer_bytes: u32,
     /// Connections that one entry accepts of each listener.
     pub accept_batch: u32,
@@ -62,7 +59,7 @@ pub struct EpollConfig {
 pub struct EpollKernel {
     poll: Poll,
     events: Events,
-    buffers: Buffers,
+    buffers: Pool,
     listeners: Vec<Listener>,
     accept_batch: u32,
     /// By slot index.
@@ -123,7 +120,11 @@ impl EpollKernel {
         Ok(Self {
             poll: Poll::new()?,
             events: Events::with_capacity(ENTER_EVENTS_MAX),
-            buffers: Buffers::new(config.recv_buffers, config.recv_buffer_bytes as usize),
+            // A buffer holds one arrival.
+            buffers: {
+                let (count, bytes) = buffers::cut(config.recv_buffers, config.recv_buffer_bytes);
+                Pool::new(count, bytes)
+            },
             listeners: Vec::new(),
             accept_batch: config.accept_batch.max(1),
             links: Paged::new(),
@@ -263,7 +264,7 @@ impl EpollKernel {
         // Beside those of accepts: a flood of connections holds up none that is there.
         let completions_max = self.completions.len() + ENTER_COMPLETIONS_MAX;
         for _ in 0..self.ready.len() {
-            let no_buffer_yet = self.buffers.free() == 0 && self.filled > 0;
+            let no_buffer_yet = self.buffers.idle() == 0 && self.filled > 0;
             if no_buffer_yet || self.completions.len() >= completions_max {
                 return;
             }
@@ -292,13 +293,13 @@ impl EpollKernel {
             if !link.is_readable {
                 return;
             }
-            let Some(buffer) = self.buffers.take() else {
+            let Some(buffer) = self.buffers.begin() else {
                 if self.filled == 0 {
                     self.end_shots(index, Received::Failed(libc::ENOBUFS));
                 }
                 return;
             };
-            let space = self.buffers.bytes_mut(buffer);
+            let space = self.buffers.space_mut(buffer);
             let len = space.len();
             let read = link
                 .take_error()
@@ -307,11 +308,11 @@ impl EpollKernel {
                 Ok(n @ 1..) => {
                     link.is_readable = n == len || link.has_ended;
                     let tag = link.tag(index);
-                    let len = n as u32;
+                    let chunk = self.buffers.piece(buffer, n as u32, false);
                     self.filled += 1;
                     self.completions.push_back(Completion::Receive {
                         tag,
-                        received: Received::Data(Chunk { buffer, len }),
+                        received: Received::Data(chunk),
                         more: true,
                     });
                 }
@@ -600,15 +601,19 @@ impl Kernel for EpollKernel {
     }
 
     fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8] {
-        &mut self.buffers.bytes_mut(chunk.buffer)[..chunk.len()]
+        self.buffers.chunk_mut(chunk)
     }
 
     fn recycle(&mut self, chunk: Chunk) {
-        self.buffers.give_back(chunk.buffer);
+        self.buffers.release(&chunk);
     }
 
-    fn buffers_free(&self) -> usize {
-        self.buffers.free()
+    fn lender(&self, chunk: &Chunk) -> Lender {
+        self.buffers.lender(chunk)
+    }
+
+    fn buffers_free(&mut self) -> usize {
+        self.buffers.idle()
     }
 
     fn overflows(&self) -> u64 {

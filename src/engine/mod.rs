@@ -7,6 +7,8 @@
 //!
 //! An engine knows sockets and buffers; it must not know frames, sessions or rooms.
 
+#[allow(unsafe_code, reason = "hands out views of one block of memory")]
+pub mod buffers;
 pub mod epoll;
 pub mod sim;
 pub mod slots;
@@ -34,11 +36,14 @@ pub type ConnKey = Key;
 /// Names a listener of one engine, in order of arrival from 0.
 pub type ListenerId = u16;
 
+pub use buffers::Lender;
+
 /// Received bytes in a buffer that the engine lends until [`Engine::release`].
 #[derive(Debug)]
 #[must_use = "a chunk that is not released is a receive buffer lost"]
 pub struct Chunk {
     pub(crate) buffer: u16,
+    pub(crate) start: u32,
     pub(crate) len: u32,
 }
 
@@ -147,7 +152,10 @@ pub trait Engine {
     /// The bytes of `chunk`, to be worked on in place.
     fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8];
 
-    /// Gives a chunk's buffer back.
+    /// Who lends parts of `chunk`, for what is to be sent from where it was received.
+    fn lender(&self, chunk: &Chunk) -> Lender;
+
+    /// Gives a chunk back. Its buffer is used again once all of it is back, loans included.
     fn release(&mut self, chunk: Chunk);
 
     /// Takes accepting up again after [`Event::AcceptFailed`]; does nothing while it is paused.

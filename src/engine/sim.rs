@@ -11,7 +11,6 @@
 //!   every shared buffer comes back exactly once. Whoever breaks this panics.
 
 mod peer;
-mod pool;
 pub mod replay;
 mod steps;
 mod stream;
@@ -22,12 +21,10 @@ use std::{
 };
 
 pub use self::peer::{Broken, PeerId, PeerRead};
-use self::{
-    pool::Pool,
-    stream::{Pending, ReceiveKind, Sending, SocketState, Stream},
-};
+use self::stream::{Pending, ReceiveKind, Sending, SocketState, Stream};
 use super::{
-    Chunk, ListenerId,
+    Chunk, Lender, ListenerId,
+    buffers::Pool,
     slots::{Completion, Kernel, Tag},
 };
 use crate::base::{rng::Rng, segments::SendBatch, slab::Key};
@@ -169,7 +166,7 @@ impl SimKernel {
     pub fn new(seed: u64, config: SimConfig) -> Self {
         let mut kernel = Self {
             rng: Rng::new(seed),
-            pool: Pool::new(config.buffers, config.buffer_bytes),
+            pool: Pool::poisoning(config.buffers, config.buffer_bytes as u32),
             listeners: Vec::new(),
             streams: Vec::new(),
             live: Vec::new(),
@@ -200,7 +197,11 @@ impl SimKernel {
 
     /// Panics unless every buffer is back, nothing is in flight and every socket is closed.
     pub fn assert_quiet(&self) {
-        assert_eq!(self.pool.free(), self.pool.count(), "a buffer is leaked");
+        assert_eq!(
+            self.pool.idle(),
+            usize::from(self.pool.count()),
+            "a buffer is leaked"
+        );
         assert!(self.live.is_empty(), "sockets are open: {:?}", self.live);
         assert!(self.submissions.is_empty() && self.posted.is_empty() && self.ready.is_empty());
     }
@@ -472,11 +473,15 @@ impl Kernel for SimKernel {
     }
 
     fn recycle(&mut self, chunk: Chunk) {
-        self.pool.recycle(&chunk);
+        self.pool.release(&chunk);
     }
 
-    fn buffers_free(&self) -> usize {
-        self.pool.free()
+    fn lender(&self, chunk: &Chunk) -> Lender {
+        self.pool.lender(chunk)
+    }
+
+    fn buffers_free(&mut self) -> usize {
+        self.pool.idle()
     }
 
     fn overflows(&self) -> u64 {

@@ -34,7 +34,7 @@ use std::{collections::VecDeque, net::SocketAddr};
 
 pub use self::adopted::SystemKernel;
 use self::{accepting::Accepting, starved::Starved};
-use super::{Chunk, CloseMode, ConnKey, Engine, Event, ListenerId};
+use super::{Chunk, CloseMode, ConnKey, Engine, Event, Lender, ListenerId};
 use crate::base::{
     segments::SendBatch,
     slab::{Key, Slab},
@@ -165,10 +165,12 @@ pub trait Kernel {
     fn next_completion(&mut self) -> Option<Completion<Self::Socket>>;
     /// A chunk's bytes.
     fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8];
-    /// Takes a chunk's buffer back.
+    /// Takes a chunk back.
     fn recycle(&mut self, chunk: Chunk);
+    /// Who lends parts of a chunk.
+    fn lender(&self, chunk: &Chunk) -> Lender;
     /// Buffers that a receive could use now.
-    fn buffers_free(&self) -> usize;
+    fn buffers_free(&mut self) -> usize;
     /// Overflows of the completion queue, since the start.
     fn overflows(&self) -> u64;
     /// Times that entering was refused for the time being, since the start.
@@ -519,6 +521,10 @@ impl<K: Kernel> Engine for Slots<K> {
 
     fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8] {
         self.kernel.chunk_mut(chunk)
+    }
+
+    fn lender(&self, chunk: &Chunk) -> Lender {
+        self.kernel.lender(chunk)
     }
 
     fn release(&mut self, chunk: Chunk) {

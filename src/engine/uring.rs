@@ -6,19 +6,18 @@
 //! signalled when there is something to enter for; whoever awaits it must enter before it waits
 //! again ([`UringKernel::enter`] always passes GETEVENTS).
 //!
-//! All unsafe code of the engine is in this file. What the kernel may touch is owned here while
+//! All unsafe code of the ring is in this file and its own module for buffers. What the kernel may touch is owned here while
 //! it may: buffers move in with an operation and out with its completion. If the ring is dropped
 //! with operations in flight, their memory is leaked rather than freed under the kernel's hands.
 
 mod error;
+mod recv_buffers;
 
 use std::{
-    alloc::{self, Layout},
     io,
     net::{SocketAddr, TcpStream},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
-    ptr::{self, NonNull},
-    sync::atomic::{AtomicU16, Ordering},
+    ptr,
     time::Duration,
 };
 
@@ -27,11 +26,13 @@ use io_uring::{IoUring, cqueue, opcode, register::Probe, squeue, types};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{
-    Chunk, ListenerId,
+    Chunk, Lender, ListenerId,
     slots::{Completion, Kernel, Received, SystemKernel, Tag},
     socket,
 };
 use crate::base::{limits::SEND_SEGMENTS_MAX, paged::Paged, segments::SendBatch, slab::Key};
+
+use recv_buffers::RecvBuffers;
 
 pub use error::{KERNEL_MIN, UringError};
 use error::{missing, other, setup_error};
@@ -45,7 +46,8 @@ pub struct UringConfig {
     pub cq_entries: u32,
     /// Shared receive buffers, a power of two.
     pub recv_buffers: u16,
-    /// Bytes of each.
+    /// Bytes of each. Where the kernel can't fill a buffer piece behind piece (before Linux 6.12)
+    /// there are more and smaller ones in the same memory.
     pub recv_buffer_bytes: u32,
 }
 
@@ -68,7 +70,7 @@ pub fn probe() -> Result<(), UringError> {
 pub struct UringKernel {
     ring: IoUringDebug,
     eventfd: EventFd,
-    buffers: BufferRing,
+    buffers: RecvBuffers,
     listeners: Vec<Option<OwnedFd>>,
     /// Sends in flight by slot index.
     sends: Paged<Option<InFlightSend>>,
@@ -155,7 +157,6 @@ impl Operation {
 }
 
 const BUFFER_GROUP: u16 = 0;
-const PAGE_BYTES: usize = 4096;
 
 impl UringKernel {
     /// Makes the ring on the calling thread, which must be the one that uses it.
@@ -191,7 +192,7 @@ impl UringKernel {
         if !ring.params().is_feature_nodrop() || !ring.params().is_feature_submit_stable() {
             return Err(missing("io_uring's NODROP and SUBMIT_STABLE"));
         }
-        let buffers = BufferRing::new(&ring, config.recv_buffers, config.recv_buffer_bytes)?;
+        let buffers = RecvBuffers::new(&ring, config.recv_buffers, config.recv_buffer_bytes)?;
         let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)
             .map_err(|errno| other("making an eventfd")(errno.into()))?;
         ring.submitter()
@@ -279,11 +280,9 @@ impl UringKernel {
             }
             Operation::Receive => {
                 let chunk = cqueue::buffer_select(entry.flags()).map(|buffer| {
-                    self.buffers.taken += 1;
-                    Chunk {
-                        buffer,
-                        len: u32::try_from(result).unwrap_or(0),
-                    }
+                    let len = u32::try_from(result).unwrap_or(0);
+                    let more = cqueue::buffer_more(entry.flags());
+                    self.buffers.on_filled(buffer, len, more)
                 });
                 let received = match (result, chunk) {
                     (1.., Some(chunk)) => Received::Data(chunk),
@@ -507,12 +506,15 @@ impl Kernel for UringKernel {
     }
 
     fn recycle(&mut self, chunk: Chunk) {
-        self.buffers.taken -= 1;
-        self.buffers.provide(chunk.buffer);
+        self.buffers.release(&chunk);
     }
 
-    fn buffers_free(&self) -> usize {
-        usize::from(self.buffers.count) - self.buffers.taken
+    fn lender(&self, chunk: &Chunk) -> Lender {
+        self.buffers.lender(chunk)
+    }
+
+    fn buffers_free(&mut self) -> usize {
+        self.buffers.free()
     }
 
     fn enter_failures(&self) -> u64 {
@@ -575,128 +577,6 @@ impl Vectors {
                 iov_len: 0,
             }; SEND_SEGMENTS_MAX],
         })
-    }
-}
-
-/// The shared receive buffers, and the ring through which the kernel takes them.
-#[derive(Debug)]
-struct BufferRing {
-    entries: NonNull<types::BufRingEntry>,
-    memory: NonNull<u8>,
-    count: u16,
-    bytes: u32,
-    tail: u16,
-    /// Buffers that the kernel filled and that have not been provided again.
-    taken: usize,
-    leaked: bool,
-}
-
-impl BufferRing {
-    fn new(ring: &IoUring, count: u16, bytes: u32) -> Result<Self, UringError> {
-        assert!(
-            count.is_power_of_two() && bytes > 0,
-            "invariant: checked by config"
-        );
-        let (entries_layout, memory_layout) = Self::layouts(count, bytes);
-        // SAFETY: both layouts have a size above zero.
-        let (entries, memory) = unsafe {
-            (
-                alloc::alloc_zeroed(entries_layout),
-                alloc::alloc(memory_layout),
-            )
-        };
-        let Some(entries) = NonNull::new(entries.cast::<types::BufRingEntry>()) else {
-            alloc::handle_alloc_error(entries_layout)
-        };
-        let Some(memory) = NonNull::new(memory) else {
-            alloc::handle_alloc_error(memory_layout)
-        };
-        let mut buffers = Self {
-            entries,
-            memory,
-            count,
-            bytes,
-            tail: 0,
-            taken: 0,
-            leaked: false,
-        };
-        // SAFETY: the entries are page-aligned, `count` of them, and live until the ring is gone:
-        // `UringKernel` drops its ring first (field order) and leaks them if anything is in flight.
-        unsafe {
-            ring.submitter().register_buf_ring_with_flags(
-                entries.as_ptr() as u64,
-                count,
-                BUFFER_GROUP,
-                0,
-            )
-        }
-        .map_err(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) => missing("io_uring buffer rings"),
-            Some(libc::ENOMEM) => UringError::Memory(error),
-            _ => other("registering the receive buffers")(error),
-        })?;
-        for buffer in 0..count {
-            buffers.provide(buffer);
-        }
-        Ok(buffers)
-    }
-
-    fn layouts(count: u16, bytes: u32) -> (Layout, Layout) {
-        let entries = size_of::<types::BufRingEntry>() * usize::from(count);
-        let memory = bytes as usize * usize::from(count);
-        let layout = |size| {
-            Layout::from_size_align(size, PAGE_BYTES).expect("invariant: config bounds the sizes")
-        };
-        (layout(entries), layout(memory))
-    }
-
-    fn provide(&mut self, buffer: u16) {
-        debug_assert!(buffer < self.count);
-        let slot = usize::from(self.tail & (self.count - 1));
-        // SAFETY: `slot` and `buffer` are below `count`; the kernel reads an entry only after the
-        // tail, stored below with release, has passed it, and this thread alone writes both.
-        unsafe {
-            let entry = &mut *self.entries.as_ptr().add(slot);
-            let memory = self
-                .memory
-                .as_ptr()
-                .add(usize::from(buffer) * self.bytes as usize);
-            entry.set_addr(memory as u64);
-            entry.set_len(self.bytes);
-            entry.set_bid(buffer);
-            self.tail = self.tail.wrapping_add(1);
-            let tail = types::BufRingEntry::tail(self.entries.as_ptr());
-            AtomicU16::from_ptr(tail.cast_mut()).store(self.tail, Ordering::Release);
-        }
-    }
-
-    fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8] {
-        assert!(chunk.buffer < self.count && chunk.len <= self.bytes);
-        // SAFETY: the buffer lies within `memory`; the kernel has filled its first `len` bytes and
-        // does not touch it until it is provided again, which consumes the chunk; the returned
-        // borrow keeps `self`, and so every other chunk's view, exclusive.
-        unsafe {
-            let start = usize::from(chunk.buffer) * self.bytes as usize;
-            std::slice::from_raw_parts_mut(self.memory.as_ptr().add(start), chunk.len as usize)
-        }
-    }
-
-    fn leak(&mut self) {
-        self.leaked = true;
-    }
-}
-
-impl Drop for BufferRing {
-    fn drop(&mut self) {
-        if !self.leaked {
-            let (entries, memory) = Self::layouts(self.count, self.bytes);
-            // SAFETY: allocated in `new` with these very layouts, and nothing in flight can touch
-            // them: `UringKernel` leaks them otherwise.
-            unsafe {
-                alloc::dealloc(self.entries.as_ptr().cast(), entries);
-                alloc::dealloc(self.memory.as_ptr(), memory);
-            }
-        }
     }
 }
 

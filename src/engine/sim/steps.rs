@@ -105,19 +105,24 @@ impl SimKernel {
                 }
                 return;
             }
-            let len = there.min(self.pool.buffer_bytes());
+            let len = there.min(self.pool.buffer_bytes() as usize);
             let len = self.part(len, self.config.faults.split);
             let starved = self.fault(self.config.faults.no_buffer);
             let bytes = &mut self.streams[id].inbound;
-            let chunk = if starved || self.pool.free() == 0 {
-                None
-            } else {
-                self.pool.fill(bytes.drain(..len))
-            };
-            let Some(chunk) = chunk else {
+            let buffer = if starved { None } else { self.pool.begin() };
+            let Some(buffer) = buffer else {
                 self.stats.no_buffers += 1;
                 return self.end_receive(id, Err(libc::ENOBUFS));
             };
+            for (to, byte) in self
+                .pool
+                .space_mut(buffer)
+                .iter_mut()
+                .zip(bytes.drain(..len))
+            {
+                *to = byte;
+            }
+            let chunk = self.pool.piece(buffer, len as u32, false);
             let more = !self.fault(self.config.faults.early_end);
             self.posted.push_back(Completion::Receive {
                 tag,
