@@ -188,6 +188,8 @@ counters! {
     enobufs_total,
     /// Large payloads received straight into their message's buffer.
     direct_receives_total,
+    /// Parts of messages sent from the receive buffer that they arrived in.
+    lent_parts_total,
     /// Times that completions were found although nothing had woken the worker. Must stay 0.
     missed_wakes_total,
     /// Times that the completion queue overflowed.

@@ -46,6 +46,8 @@ pub const SPARE_BUFFER_BYTES_MAX: usize = 16 * 1024;
 pub const SPARE_LANES_MAX: usize = 256;
 /// The capacity above which a lane's memory is not kept.
 pub const SPARE_LANE_ITEMS_MAX: usize = 64;
+/// A client that has more than this to be sent gets no more by reference to receive buffers.
+pub const BORROWED_BYTES_MAX: usize = 256 * 1024;
 /// Messages of a room that are handed out in one go lie in one frame buffer of up to this length:
 /// copied once, not once for each member.
 pub const FAN_OUT_BYTES_MAX: usize = 16 * 1024;

@@ -74,8 +74,14 @@ pub enum Segment {
     },
     /// A frame that others send too.
     Shared(SharedFrame),
-    /// A frame, or the payload of one, where it was received.
-    Lent(Lent),
+    /// A frame where it was received, or the payload of one.
+    Lent {
+        /// The bytes.
+        bytes: Lent,
+        /// They are the payload of a frame whose header ends the segment before: both go in one batch,
+        /// so that a batch always ends with a frame.
+        is_glued: bool,
+    },
 }
 
 impl Segment {
@@ -84,7 +90,7 @@ impl Segment {
         match self {
             Self::Owned { buf, start } => &buf[*start..],
             Self::Shared(frame) => frame.as_slice(),
-            Self::Lent(lent) => lent.as_slice(),
+            Self::Lent { bytes, .. } => bytes.as_slice(),
         }
     }
 
@@ -93,7 +99,7 @@ impl Segment {
         match self {
             Self::Owned { buf, start } => buf.len() - start,
             Self::Shared(frame) => frame.len(),
-            Self::Lent(lent) => lent.as_slice().len(),
+            Self::Lent { bytes, .. } => bytes.as_slice().len(),
         }
     }
 
@@ -176,7 +182,18 @@ impl SendBatch {
                 bytes += segment.len();
                 fits
             });
-        let count = fitting.count();
+        let mut count = fitting.count();
+        let is_glued = |at: usize| {
+            let next = from.segments.get(at);
+            next.is_some_and(|next| matches!(next, Segment::Lent { is_glued: true, .. }))
+        };
+        if is_glued(count) {
+            count -= 1;
+        }
+        if count == 0 {
+            // A header alone: with its payload, whatever the bounds.
+            count = 2;
+        }
         for segment in from.segments.drain(..count) {
             from.remaining -= segment.len();
             self.remaining += segment.len();

@@ -27,10 +27,10 @@ use super::LocalRoomKey;
 use crate::{
     base::{
         limits::{
-            COALESCED_RUN_BYTES_MAX, PENDING_MOVES_MAX, SEND_BATCH_BYTES_MAX, SEND_SEGMENTS_MAX,
-            SPARE_BATCHES_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
+            BORROWED_BYTES_MAX, COALESCED_RUN_BYTES_MAX, PENDING_MOVES_MAX, SEND_BATCH_BYTES_MAX,
+            SEND_SEGMENTS_MAX, SPARE_BATCHES_MAX, SPARE_BUFFER_BYTES_MAX, SPARE_BUFFERS_MAX,
         },
-        segments::{Segment, SendBatch, SharedFrame},
+        segments::{Lent, Segment, SendBatch, SharedFrame},
     },
     config::SlowClient,
 };
@@ -326,15 +326,47 @@ impl Outbound {
         }
     }
 
-    /// Queues a buffer of this client alone, from `start` on.
-    pub fn push_owned(&mut self, spare: &mut SpareBuffers, buf: Vec<u8>, start: usize) {
-        let segment = Segment::Owned { buf, start };
+    /// Queues a frame where it was received.
+    pub fn push_lent(&mut self, spare: &mut SpareBuffers, frame: Lent) {
+        self.push_last(
+            spare,
+            Segment::Lent {
+                bytes: frame,
+                is_glued: false,
+            },
+        );
+    }
+
+    /// Queues a frame whose payload is where it was received.
+    pub fn push_lent_payload(&mut self, spare: &mut SpareBuffers, header: &[u8], payload: Lent) {
+        self.write(spare, |run| run.extend_from_slice(header));
+        self.push_last(
+            spare,
+            Segment::Lent {
+                bytes: payload,
+                is_glued: true,
+            },
+        );
+    }
+
+    /// Whether little enough waits that more may be queued where it was received: what does not go
+    /// out soon would keep receive buffers from their use.
+    pub fn may_borrow(&self) -> bool {
+        self.pending.is_none() && self.committed() <= BORROWED_BYTES_MAX
+    }
+
+    fn push_last(&mut self, spare: &mut SpareBuffers, segment: Segment) {
         let committed = self.committed();
         if let Some(pending) = &mut self.pending {
             pending.push_fixed(segment);
             return pending.shed(committed, &mut spare.tally);
         }
         self.push(spare, segment);
+    }
+
+    /// Queues a buffer of this client alone, from `start` on.
+    pub fn push_owned(&mut self, spare: &mut SpareBuffers, buf: Vec<u8>, start: usize) {
+        self.push_last(spare, Segment::Owned { buf, start });
     }
 
     /// What to send next, marked as on its way; none if nothing waits. `write_gap` writes a gap as

@@ -75,6 +75,8 @@ pub(super) struct Conn {
     pub(super) is_backlogged: bool,
     /// It asked for pings as messages.
     pub(super) app_heartbeat: bool,
+    /// The message that is being passed on in parts was one too many.
+    pub(super) drops_parts: bool,
 }
 
 /// What few connections have at a time.
@@ -229,6 +231,7 @@ impl Conn {
             is_counted: false,
             is_backlogged: false,
             app_heartbeat: false,
+            drops_parts: false,
         }
     }
 

@@ -14,18 +14,23 @@ use crate::{
     base::{
         ids::{ClientId, Encoding, SessionKey},
         limits::{DIRECT_RECEIVE_BYTES_MIN, LINGER_BYTES_MAX},
+        segments::Lent,
     },
-    engine::{CloseMode, ConnKey},
+    engine::{CloseMode, ConnKey, Lender},
     handler::rooms::Rooms,
     hub::wire::LeaveReason,
     proto::{
         http1::Response,
         ws::{
-            CloseCode, Connection, Direct, Event, Input, Message, OpCode, Role, WsError,
+            CloseCode, Connection, Direct, Event, Input, Message, OpCode, Part, Role, WsError,
             header::push_frame,
         },
     },
-    session::{Session, rates::Meter},
+    session::{
+        Session,
+        outbound::{Outbound, SpareBuffers},
+        rates::Meter,
+    },
 };
 
 /// The rooms handler over a core's parts. A macro, since a method would borrow the connection too.
@@ -46,7 +51,8 @@ macro_rules! rooms {
 
 impl Core {
     /// Bytes arrived, in the buffer in which they will be worked on.
-    pub(super) fn on_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
+    /// Parts of them may be lent.
+    pub(super) fn on_bytes(&mut self, conn: ConnKey, bytes: &mut [u8], lender: Option<&Lender>) {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
@@ -57,7 +63,7 @@ impl Core {
         }
         match &mut state.state {
             State::Head(_) => self.on_head_bytes(conn, bytes),
-            State::Open { .. } | State::Closing { .. } => self.feed(conn, None, bytes),
+            State::Open { .. } | State::Closing { .. } => self.feed(conn, None, bytes, lender),
             State::Lingering { discarded, .. } => {
                 *discarded += bytes.len();
                 if *discarded > LINGER_BYTES_MAX {
@@ -107,7 +113,7 @@ impl Core {
                 self.open(conn, route, target);
                 let rest = &mut bytes[used..];
                 if !rest.is_empty() {
-                    self.feed(conn, None, rest);
+                    self.feed(conn, None, rest, None);
                 }
             }
         }
@@ -132,7 +138,8 @@ impl Core {
 
     fn open(&mut self, conn: ConnKey, id: RouteId, target: Target) {
         let route = Rc::clone(&self.routes[id]);
-        let ws = Connection::new(Role::Server, route.limits.message_bytes_max.0);
+        let mut ws = Connection::new(Role::Server, route.limits.message_bytes_max.0);
+        ws.set_relaying(matches!(target, Target::Echo));
         let mut app_heartbeat = false;
         let (mode, room) = match target {
             Target::Echo => (Mode::Echo, None),
@@ -172,8 +179,15 @@ impl Core {
     }
 
     /// Works through received frames, up to the end of the input or until it must wait. `direct`
-    /// is payload that was received into its message's own buffer, ahead of `bytes`.
-    pub(super) fn feed(&mut self, conn: ConnKey, direct: Option<Direct>, bytes: &mut [u8]) {
+    /// is payload that was received into its message's own buffer, ahead of `bytes`; parts of those may be
+    /// lent.
+    pub(super) fn feed(
+        &mut self,
+        conn: ConnKey,
+        direct: Option<Direct>,
+        bytes: &mut [u8],
+        lender: Option<&Lender>,
+    ) {
         let mut direct = direct;
         let mut input = Input::new(bytes);
         let now = self.now.mono;
@@ -220,7 +234,7 @@ impl Core {
                         Mode::Echo => {
                             if meter.on_message().is_ok() {
                                 self.messages_out += 1;
-                                echo(&mut state.outbound, &mut self.spare, message);
+                                echo(&mut state.outbound, &mut self.spare, &message);
                                 if !std::mem::replace(&mut state.dirty, true) {
                                     self.dirty.push(conn);
                                 }
@@ -240,6 +254,29 @@ impl Core {
                     state.turn_messages += more;
                     self.turn_messages += more;
                     self.drain_outputs();
+                    if refused > 0 {
+                        self.on_rate_breach(conn, refused, is_over);
+                    }
+                }
+                // Only echoes are passed on in parts.
+                Ok(Some(Event::Part(part))) => {
+                    if mode.is_none() {
+                        continue;
+                    }
+                    let mut meter = Meter::new(now, &mut state.rates, &route.rates);
+                    if part.is_first() {
+                        self.counters.messages_in_total.inc();
+                        state.drops_parts = meter.on_message().is_err();
+                    }
+                    if !state.drops_parts {
+                        self.messages_out += u64::from(part.is_last());
+                        let is_lent = echo_part(&mut state.outbound, &mut self.spare, part, lender);
+                        self.counters.lent_parts_total.add(u64::from(is_lent));
+                        if !std::mem::replace(&mut state.dirty, true) {
+                            self.dirty.push(conn);
+                        }
+                    }
+                    let (refused, is_over) = (meter.refused, meter.is_over);
                     if refused > 0 {
                         self.on_rate_breach(conn, refused, is_over);
                     }
@@ -287,7 +324,7 @@ impl Core {
         self.counters.direct_receives_total.inc();
         self.counters.bytes_in_total.add(received as u64);
         self.charge_bytes(conn, received);
-        self.feed(conn, Some(Direct { buf, remaining }), &mut []);
+        self.feed(conn, Some(Direct { buf, remaining }), &mut [], None);
         self.go_on_receiving(conn);
         self.recharge(conn);
     }
@@ -381,7 +418,7 @@ impl Core {
         };
         // What it has sent meanwhile comes only now; its silence was not its own.
         state.last_read = self.now.mono;
-        self.feed(conn, None, &mut stall.bytes);
+        self.feed(conn, None, &mut stall.bytes, None);
         self.go_on_receiving(conn);
         if let Some(state) = self.conns.get(conn)
             && state.ended
@@ -500,23 +537,41 @@ fn on_message(
     }
 }
 
-/// Sends a message back: a long one in the very buffer it was received into.
-fn echo(
-    outbound: &mut crate::session::outbound::Outbound,
-    spare: &mut crate::session::outbound::SpareBuffers,
-    message: Message<'_>,
-) {
+/// Sends a message back.
+fn echo(outbound: &mut Outbound, spare: &mut SpareBuffers, message: &Message<'_>) {
     let opcode = message.kind().opcode();
-    let message = if message.payload().len() > spare.coalesce_bytes_max() {
-        match message.take_owned() {
-            Ok(own) => {
-                let (buf, start) = own.into_frame(opcode);
-                return outbound.push_owned(spare, buf, start);
-            }
-            Err(message) => message,
-        }
-    } else {
-        message
-    };
     outbound.write(spare, |run| push_frame(run, opcode, message.payload()));
+}
+
+/// Sends a part of a message back: a long one from where it was received, if that can be lent. Says
+/// whether it was.
+fn echo_part(
+    outbound: &mut Outbound,
+    spare: &mut SpareBuffers,
+    part: Part<'_>,
+    lender: Option<&Lender>,
+) -> bool {
+    let is_long = part.payload().len() > spare.coalesce_bytes_max();
+    let lender = lender.filter(|_| is_long && outbound.may_borrow());
+    let (header, len) = part.header();
+    match part.into_frame() {
+        Ok(frame) => match lender.and_then(|lender| lender.lend(frame)) {
+            Some(lent) => {
+                outbound.push_lent(spare, Lent::new(lent));
+                return true;
+            }
+            None => outbound.write(spare, |run| run.extend_from_slice(frame)),
+        },
+        Err(part) => match lender.and_then(|lender| lender.lend(part.payload())) {
+            Some(lent) => {
+                outbound.push_lent_payload(spare, &header[..len], Lent::new(lent));
+                return true;
+            }
+            None => outbound.write(spare, |run| {
+                run.extend_from_slice(&header[..len]);
+                run.extend_from_slice(part.payload());
+            }),
+        },
+    }
+    false
 }

@@ -360,9 +360,12 @@ impl<E: Engine> Worker<E> {
     fn on_received(&mut self, conn: ConnKey, chunk: Chunk) {
         let core = &mut self.core;
         core.counters.bytes_in_total.add(chunk.len() as u64);
+        // What is shorter is copied.
+        let lender =
+            (chunk.len() > core.spare.coalesce_bytes_max()).then(|| self.engine.lender(&chunk));
         let bytes = self.engine.chunk_mut(&chunk);
         guarded(core, conn, |core| {
-            core.on_bytes(conn, bytes);
+            core.on_bytes(conn, bytes, lender.as_ref());
             core.charge_bytes(conn, bytes.len());
             core.recharge(conn);
         });

@@ -21,6 +21,7 @@
 
 mod direct;
 mod headers;
+mod relay;
 #[cfg(test)]
 mod tests;
 
@@ -51,6 +52,8 @@ pub struct Connection {
     message_bytes_max: u32,
     role: Role,
     closed: bool,
+    /// Long messages are handed out part by part.
+    relays: bool,
 }
 
 impl Connection {
@@ -64,6 +67,7 @@ impl Connection {
             message_bytes_max: saturate(message_bytes_max),
             role,
             closed: false,
+            relays: false,
         }
     }
 
@@ -183,6 +187,16 @@ impl Connection {
         self.release_finished();
         loop {
             if let Some(frame) = self.current_frame() {
+                if self.is_relayed(&frame) {
+                    if input.is_empty() && frame.remaining > 0 {
+                        return Ok(None);
+                    }
+                    let part = self.next_part(input);
+                    match self.fail_on_error(part)? {
+                        Some(part) => return Ok(Some(part)),
+                        None => continue,
+                    }
+                }
                 let done = self.absorb(input);
                 if !self.fail_on_error(done)? {
                     return Ok(None);
@@ -195,6 +209,15 @@ impl Connection {
                 }
                 self.end_data_frame();
             }
+            if self.reads_parts() {
+                let part = self.begin_part(input);
+                if let Some(part) = self.fail_on_error(part)? {
+                    return Ok(Some(part));
+                }
+                if self.current_frame().is_some() {
+                    continue;
+                }
+            }
             let header = self.read_header(input);
             let Some(header) = self.fail_on_error(header)? else {
                 return Ok(None);
@@ -205,7 +228,12 @@ impl Connection {
                 let payload = input.take(payload_len);
                 return self.frame_in_place(&header, payload).map(Some);
             }
-            self.begin_frame(&header, payload_len);
+            if self.relays_frame(&header) {
+                // Its header was cut; what was of it is gone, so the parts have no room in front.
+                self.begin_relayed(&header, payload_len);
+            } else {
+                self.begin_frame(&header, payload_len);
+            }
         }
     }
 
@@ -242,6 +270,9 @@ impl Connection {
                 kind,
                 buf: MessageBuf::new(),
                 utf8: Utf8Validator::new(),
+                is_relayed: false,
+                relayed_bytes: 0,
+                has_begun: false,
             });
         }
     }
@@ -351,6 +382,17 @@ impl Connection {
     fn drop_idle_partial(&mut self) {
         if self.partial.as_ref().is_some_and(|p| p.is_idle()) {
             self.partial = None;
+        }
+    }
+
+    /// Whether the next header may begin a part: one that was cut is put together first.
+    fn reads_parts(&self) -> bool {
+        match &self.partial {
+            Some(partial) => {
+                let message = partial.message.as_ref();
+                partial.header_len == 0 && message.map_or(self.relays, |m| m.is_relayed)
+            }
+            None => self.relays,
         }
     }
 

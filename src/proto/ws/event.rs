@@ -5,6 +5,7 @@
 use super::close::CloseFrame;
 use super::header::OpCode;
 use super::message::MessageBuf;
+use super::part::Part;
 
 /// Received bytes, consumed from the front.
 ///
@@ -57,6 +58,10 @@ impl<'a> Input<'a> {
 pub enum Event<'s> {
     /// A whole message (§5.6).
     Message(Message<'s>),
+    /// The next part of a message, from a connection that relays ([`Connection::set_relaying`]).
+    ///
+    /// [`Connection::set_relaying`]: super::Connection::set_relaying
+    Part(Part<'s>),
     /// A Ping and its payload, to be answered with a Pong of the same payload (§5.5.2).
     Ping(&'s [u8]),
     /// A Pong and its payload (§5.5.3).

@@ -11,6 +11,7 @@ mod event;
 pub mod header;
 pub mod mask;
 pub mod message;
+mod part;
 mod partial;
 pub mod utf8;
 
@@ -20,3 +21,4 @@ pub use error::{Blame, WsError};
 pub use event::{Direct, Event, Input, Message, MessageKind};
 pub use header::{FrameHeader, OpCode};
 pub use message::MessageBuf;
+pub use part::Part;

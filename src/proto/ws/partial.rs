@@ -44,6 +44,12 @@ pub(super) struct Assembly {
     pub(super) kind: MessageKind,
     pub(super) buf: MessageBuf,
     pub(super) utf8: Utf8Validator,
+    /// It is handed out in parts: nothing of it is in `buf`.
+    pub(super) is_relayed: bool,
+    /// Bytes of it that were handed out.
+    pub(super) relayed_bytes: usize,
+    /// Whether a part of it was handed out.
+    pub(super) has_begun: bool,
 }
 
 impl Partial {

@@ -220,6 +220,7 @@ impl Client {
                     }
                     MessageKind::Binary => self.binaries.push(message.payload().to_vec()),
                 },
+                Event::Part(part) => panic!("{part:?}: this client does not relay"),
                 Event::Ping(payload) => {
                     self.pings += 1;
                     if self.answers {

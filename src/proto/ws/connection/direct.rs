@@ -84,7 +84,7 @@ impl Connection {
 
     fn data_frame(&self) -> Option<&Frame> {
         let frame = self.partial.as_ref()?.frame.as_ref()?;
-        (!frame.opcode.is_control()).then_some(frame)
+        (!frame.opcode.is_control() && !self.is_relayed(frame)).then_some(frame)
     }
 }
 

@@ -47,7 +47,10 @@ impl Connection {
     }
 
     /// Decodes a header and judges it byte by byte: the same error however the input is cut.
-    fn decode_header(&self, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
+    pub(super) fn decode_header(
+        &self,
+        bytes: &[u8],
+    ) -> Result<Option<(FrameHeader, usize)>, WsError> {
         let Some(first) = bytes.first() else {
             return Ok(None);
         };
@@ -74,7 +77,8 @@ impl Connection {
     pub(super) fn judge_len(&self, header: &FrameHeader) -> Result<usize, WsError> {
         let buffered = match &self.partial {
             Some(partial) if !header.opcode.is_control() => {
-                partial.message.as_ref().map_or(0, |m| m.buf.len())
+                let message = partial.message.as_ref();
+                message.map_or(0, |m| m.buf.len() + m.relayed_bytes)
             }
             _ => 0,
         };

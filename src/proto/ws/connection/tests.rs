@@ -35,6 +35,7 @@ fn seen(event: Event<'_>) -> Seen {
                 MessageKind::Binary => Seen::Binary(bytes),
             }
         }
+        Event::Part(part) => panic!("{part:?} from a connection that does not relay"),
         Event::Ping(bytes) => Seen::Ping(bytes.to_vec()),
         Event::Pong(bytes) => Seen::Pong(bytes.to_vec()),
         Event::Close(frame) => Seen::Close(frame.code, frame.reason.to_string()),
@@ -122,6 +123,55 @@ fn feed_direct(connection: &mut Connection, stream: &[u8], sizes: &[usize]) -> V
         }
     }
     out
+}
+
+/// As [`cut`], through a connection that relays: what is passed on, as its receiver sees it, and what
+/// else is seen.
+fn feed_relaying(
+    connection: &mut Connection,
+    stream: &[u8],
+    sizes: &[usize],
+) -> (Vec<Seen>, Vec<Seen>) {
+    connection.set_relaying(true);
+    let (mut passed, mut others) = (Vec::new(), Vec::new());
+    for piece in cut(stream, sizes) {
+        let mut bytes = piece.to_vec();
+        let mut input = Input::new(&mut bytes);
+        loop {
+            match connection.poll_event(&mut input) {
+                Ok(Some(Event::Part(part))) => {
+                    assert!(part.is_last() || !part.payload().is_empty());
+                    let (header, len) = part.header();
+                    let payload = part.payload().to_vec();
+                    match part.into_frame() {
+                        Ok(frame) => {
+                            assert_eq!(frame[..len], header[..len]);
+                            assert_eq!(frame[len..], payload);
+                            passed.extend_from_slice(frame);
+                        }
+                        Err(_) => {
+                            passed.extend_from_slice(&header[..len]);
+                            passed.extend_from_slice(&payload);
+                        }
+                    }
+                }
+                Ok(Some(Event::Message(message))) => {
+                    push_frame(&mut passed, message.kind().opcode(), message.payload());
+                }
+                Ok(Some(other)) => others.push(seen(other)),
+                Ok(None) => break,
+                Err(error) => {
+                    others.push(Seen::Error(error));
+                    break;
+                }
+            }
+        }
+        if connection.is_closed() {
+            break;
+        }
+    }
+    let mut receiver = Connection::new(Role::Client, 1 << 20);
+    (feed_chunks(&mut receiver, [&passed[..]]), others)
 }
 
 fn push(out: &mut Vec<u8>, role: Role, fin: bool, opcode: OpCode, payload: &[u8]) {
@@ -492,6 +542,28 @@ proptest! {
         prop_assert_eq!(&feed_chunks(&mut new(), stream.chunks(1)), &whole);
         prop_assert_eq!(&feed_chunks(&mut new(), cut(&stream, &sizes)), &whole);
         prop_assert_eq!(&feed_direct(&mut new(), &stream, &sizes), &whole);
+    }
+
+    #[test]
+    fn what_is_passed_on_in_parts_is_the_same_messages(
+        (role, mut stream) in role().prop_flat_map(|role| (Just(role), stream(role))),
+        spoils in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        sizes in sizes(),
+        max in prop_oneof![Just(70_000usize), 0usize..70_000],
+    ) {
+        for (at, byte) in spoils {
+            let at = at.index(stream.len());
+            stream[at] = byte;
+        }
+        let new = || Connection::new(role, max);
+        let whole = feed_chunks(&mut new(), [&stream[..]]);
+        let is_message = |seen: &Seen| matches!(seen, Seen::Text(_) | Seen::Binary(_));
+        let (messages, others): (Vec<_>, Vec<_>) = whole.into_iter().partition(is_message);
+        for sizes in [&sizes[..], &[1], &[usize::MAX]] {
+            let (passed, seen) = feed_relaying(&mut new(), &stream, sizes);
+            prop_assert_eq!(&passed, &messages);
+            prop_assert_eq!(&seen, &others);
+        }
     }
 
     #[test]
