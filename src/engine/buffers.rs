@@ -212,9 +212,9 @@ impl Pool {
 }
 
 impl Lender {
-    /// Lends `bytes`, which must lie in the chunk, to be sent from where they are, unless half of the
-    /// buffers are lent already: the others are for what comes in. They must not be written to any
-    /// more.
+    /// Lends `bytes`, which must lie in the chunk, to be sent from where they are, unless three
+    /// quarters of the buffers are lent already: the others are for what comes in. The bytes must not
+    /// be written to any more.
     pub fn lend(&self, bytes: &[u8]) -> Option<Box<dyn AsRef<[u8]>>> {
         let shared = &self.shared;
         let base = shared.at(self.buffer, self.start) as usize;
@@ -225,7 +225,7 @@ impl Lender {
         let cell = shared.state(self.buffer);
         let mut state = cell.get();
         if state.loans == 0 {
-            if usize::from(shared.lent.get()) >= shared.states.len() / 2 {
+            if usize::from(shared.lent.get()) >= shared.states.len() * 3 / 4 {
                 return None;
             }
             shared.lent.set(shared.lent.get() + 1);
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_buffers_are_never_lent() {
+    fn a_quarter_of_the_buffers_is_never_lent() {
         let mut pool = Pool::new(4, 8);
         let mut loans = Vec::new();
         let chunks: Vec<Chunk> = (0..4)
@@ -386,7 +386,7 @@ mod tests {
             })
             .collect();
         let lent: Vec<bool> = loans.iter().map(Option::is_some).collect();
-        assert_eq!(lent, [true, true, false, false]);
+        assert_eq!(lent, [true, true, true, false]);
         // Another part of a buffer that is lent already costs nothing.
         assert!(
             pool.lender(&chunks[0])
