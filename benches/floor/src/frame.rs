@@ -116,11 +116,26 @@ pub(crate) struct Echo {
 /// What [`Echo::turn_around`] made of a buffer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turned {
-    /// The first byte to send, before or behind the buffer's begin.
+    /// A header to send first: it came in two pieces, so there is no room for it in this one.
+    pub(crate) head: Option<Head>,
+    /// Where the bytes to send begin.
     pub(crate) begin: *mut u8,
     pub(crate) len: usize,
     /// A close has passed; nothing more is to be read.
     pub(crate) is_closed: bool,
+}
+
+/// A header that stands alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    bytes: [u8; 10],
+    len: usize,
+}
+
+impl Head {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 impl Echo {
@@ -138,7 +153,7 @@ impl Echo {
     /// `start` begins already, if there is any.
     ///
     /// # Safety
-    /// `start` must be readable and writable for `len` bytes, and for ten bytes before.
+    /// `start` must be readable and writable for `len` bytes, and the output before may be so.
     #[inline]
     pub(crate) unsafe fn turn_around(
         &mut self,
@@ -148,11 +163,12 @@ impl Echo {
     ) -> Turned {
         let mut begin = out;
         let mut write = start;
+        let mut head = None;
         let mut at = 0;
         while at < len {
             // SAFETY: `at` and `at + n` are at most `len`. `write` is never beyond what has been
-            // read: it is set to `read` or to a header's length (at most ten bytes) before, and then
-            // grows by what was read less the four bytes of each mask.
+            // read: it is set to `read` or to where a whole header's unmasked form has room before it,
+            // and then grows by what was read less the four bytes of each mask.
             unsafe {
                 let read = start.add(at);
                 if self.remaining > 0 {
@@ -170,6 +186,7 @@ impl Echo {
                     continue;
                 }
                 let rest = std::slice::from_raw_parts(read, len - at);
+                let is_cut = self.carried > 0;
                 let Some((header, used)) = self.header(rest) else {
                     break;
                 };
@@ -185,13 +202,20 @@ impl Echo {
                     PING => header.first & 0xF0 | PONG,
                     _ => header.first,
                 };
-                let bytes = header.unmasked_bytes();
-                if begin.is_none() {
-                    write = start.add(at).sub(bytes);
-                    begin = Some(write);
+                let len = header.unmasked_bytes();
+                if is_cut {
+                    // Only the first header of a piece can have begun in the one before.
+                    let mut bytes = [0; 10];
+                    header.write_unmasked(bytes.as_mut_ptr(), first);
+                    head = Some(Head { bytes, len });
+                } else {
+                    if begin.is_none() {
+                        write = start.add(at).sub(len);
+                        begin = Some(write);
+                    }
+                    header.write_unmasked(write, first);
+                    write = write.add(len);
                 }
-                header.write_unmasked(write, first);
-                write = write.add(bytes);
             }
             if self.is_closing && self.remaining == 0 {
                 break;
@@ -199,6 +223,7 @@ impl Echo {
         }
         let begin = begin.unwrap_or(write);
         Turned {
+            head,
             begin,
             len: write as usize - begin as usize,
             is_closed: self.is_closing && self.remaining == 0,
@@ -262,13 +287,15 @@ mod tests {
         for piece in input.chunks(step) {
             let mut buffer = vec![0xEE; 16];
             buffer.extend(piece);
-            // SAFETY: the buffer has `piece.len()` bytes there, and 16 before.
+            // SAFETY: the buffer has `piece.len()` bytes there.
             unsafe {
                 let start = buffer.as_mut_ptr().add(16);
                 let turned = echo.turn_around(start, piece.len(), None);
+                output.extend(turned.head.iter().flat_map(Head::bytes));
                 output.extend(std::slice::from_raw_parts(turned.begin, turned.len));
                 is_closed |= turned.is_closed;
             }
+            assert_eq!(buffer[..16], [0xEE; 16], "what lies before is another's");
         }
         (output, is_closed)
     }

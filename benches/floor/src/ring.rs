@@ -48,6 +48,8 @@ pub(crate) struct Completion {
     pub(crate) result: i32,
     /// The receive buffer that was filled.
     pub(crate) buffer: Option<u16>,
+    /// The kernel goes on filling that buffer.
+    pub(crate) buffer_more: bool,
     /// More completions of the same operation follow.
     pub(crate) more: bool,
 }
@@ -93,6 +95,7 @@ impl Ring {
             index: data as u32,
             result: entry.result(),
             buffer: cqueue::buffer_select(entry.flags()),
+            buffer_more: cqueue::buffer_more(entry.flags()),
             more: cqueue::more(entry.flags()),
         })
     }
@@ -166,15 +169,18 @@ impl Ring {
     }
 }
 
-/// The shared receive buffers. All of them together stay in the processor's second-level cache.
+/// The shared receive buffers. All of them together stay near the size of the second-level cache.
 ///
-/// In front of each lies room for a header or an answer, so that what is sent can begin before what
-/// was received.
+/// The kernel fills them piece behind piece, whatever connection the bytes are from: many small
+/// messages share a few cache lines and never find all buffers taken, and a large one comes in few
+/// pieces.
 pub(crate) struct Buffers {
     entries: NonNull<types::BufRingEntry>,
     memory: NonNull<u8>,
-    /// Pieces of each that are still to be sent.
+    /// Who still needs each: the kernel, as long as it fills it, and pieces that are to be sent.
     held: [u16; BUFFERS as usize],
+    /// How much of each is filled.
+    filled: [u32; BUFFERS as usize],
     tail: u16,
     free: u16,
 }
@@ -183,20 +189,21 @@ impl Buffers {
     /// Allocates the buffers and gives them all to the ring.
     pub(crate) fn new(ring: &Ring) -> io::Result<Self> {
         let entries = allocate(size_of::<types::BufRingEntry>() * usize::from(BUFFERS)).cast();
-        let memory = allocate(STRIDE * usize::from(BUFFERS));
+        let memory = allocate(BUFFER_BYTES as usize * usize::from(BUFFERS));
         // SAFETY: page-aligned, zeroed, of `BUFFERS` entries, and never freed.
         unsafe {
             ring.ring.submitter().register_buf_ring_with_flags(
                 entries.as_ptr() as u64,
                 BUFFERS,
                 GROUP,
-                0,
+                FILLED_BY_AND_BY,
             )?;
         }
         let mut buffers = Self {
             entries,
             memory,
             held: [0; BUFFERS as usize],
+            filled: [0; BUFFERS as usize],
             tail: 0,
             free: 0,
         };
@@ -207,23 +214,26 @@ impl Buffers {
         Ok(buffers)
     }
 
-    /// Where a buffer's bytes begin, behind its headroom.
+    /// The kernel has put `len` bytes into a buffer, behind what it had put there before: says where.
+    /// They are held until they are released.
     #[inline]
-    pub(crate) fn at(&self, buffer: u16) -> *mut u8 {
-        assert!(buffer < BUFFERS);
+    pub(crate) fn take(&mut self, buffer: u16, len: usize, more: bool) -> *mut u8 {
+        let number = usize::from(buffer);
+        let at = self.filled[number] as usize;
+        assert!(at + len <= BUFFER_BYTES as usize);
+        self.filled[number] += len as u32;
+        if more {
+            self.held[number] += 1;
+        } else {
+            // What the kernel held is the piece's now.
+            self.free -= 1;
+        }
         // SAFETY: within `memory`, as just checked.
         unsafe {
             self.memory
                 .as_ptr()
-                .add(usize::from(buffer) * STRIDE + HEADROOM)
+                .add(number * BUFFER_BYTES as usize + at)
         }
-    }
-
-    /// The kernel has filled one.
-    #[inline]
-    pub(crate) fn take(&mut self, buffer: u16) {
-        self.free -= 1;
-        self.held[usize::from(buffer)] = 1;
     }
 
     /// A piece of it is to be sent.
@@ -249,16 +259,19 @@ impl Buffers {
 
     #[inline]
     fn provide(&mut self, buffer: u16) {
-        let address = self.at(buffer) as u64;
-        // SAFETY: the slot lies within the entries; the kernel reads it only once the tail, stored
-        // by `publish`, has passed it.
+        let number = usize::from(buffer);
+        // SAFETY: the buffer lies within the memory and the slot within the entries; the kernel
+        // reads it only once the tail, stored by `publish`, has passed it.
         unsafe {
+            let memory = self.memory.as_ptr().add(number * BUFFER_BYTES as usize);
             let slot = usize::from(self.tail & (BUFFERS - 1));
             let entry = &mut *self.entries.as_ptr().add(slot);
-            entry.set_addr(address);
+            entry.set_addr(memory as u64);
             entry.set_len(BUFFER_BYTES);
             entry.set_bid(buffer);
         }
+        self.held[number] = 1;
+        self.filled[number] = 0;
         self.tail = self.tail.wrapping_add(1);
         self.free += 1;
     }
@@ -287,9 +300,7 @@ const GROUP: u16 = 0;
 const SQ_ENTRIES: u32 = 256;
 const CQ_ENTRIES: u32 = 4096;
 /// Receive buffers, a power of two, and the bytes of each: 1 MiB in all.
-pub(crate) const BUFFERS: u16 = 64;
-pub(crate) const BUFFER_BYTES: u32 = 16 * 1024;
-/// Room in front of each buffer: for the answer to an upgrade, or a frame's header. It also keeps
-/// the buffers' first lines from sharing one set of the caches.
-pub(crate) const HEADROOM: usize = 192;
-const STRIDE: usize = BUFFER_BYTES as usize + HEADROOM;
+const BUFFERS: u16 = 16;
+const BUFFER_BYTES: u32 = 64 * 1024;
+/// `IOU_PBUF_RING_INC`, of Linux 6.12.
+const FILLED_BY_AND_BY: u16 = 2;

@@ -141,8 +141,8 @@ impl Server {
         let index = completion.index;
         match (usize::try_from(completion.result), completion.buffer) {
             (Ok(len @ 1..), Some(buffer)) => {
-                self.buffers.take(buffer);
-                self.on_bytes(index, buffer, len);
+                let start = self.buffers.take(buffer, len, completion.buffer_more);
+                self.on_bytes(index, buffer, start, len);
                 self.buffers.release(buffer);
                 if !completion.more {
                     self.receive_again(index);
@@ -150,7 +150,7 @@ impl Server {
             }
             (result, buffer) => {
                 if let Some(buffer) = buffer {
-                    self.buffers.take(buffer);
+                    self.buffers.take(buffer, 0, completion.buffer_more);
                     self.buffers.release(buffer);
                 }
                 if completion.more {
@@ -185,8 +185,7 @@ impl Server {
     }
 
     #[inline]
-    fn on_bytes(&mut self, index: u32, buffer: u16, len: usize) {
-        let start = self.buffers.at(buffer);
+    fn on_bytes(&mut self, index: u32, buffer: u16, start: *mut u8, len: usize) {
         match self.connections.get(index).stage {
             Stage::Echo => self.echo(index, buffer, start, len, None),
             Stage::Room => self.publish(index, start, len),
@@ -199,8 +198,11 @@ impl Server {
     #[inline]
     fn echo(&mut self, index: u32, buffer: u16, start: *mut u8, len: usize, out: Option<*mut u8>) {
         let connection = self.connections.get(index);
-        // SAFETY: the kernel has filled `len` bytes there, and each buffer has headroom before.
+        // SAFETY: the kernel has filled `len` bytes there, and `out` is before them.
         let turned = unsafe { connection.echo.turn_around(start, len, out) };
+        if let Some(head) = turned.head {
+            self.out(index).push_own(head.bytes().into());
+        }
         if turned.len > 0 {
             self.buffers.hold(buffer);
             self.out(index).push(turned.begin, turned.len, buffer);
@@ -334,12 +336,18 @@ impl Server {
             }
         } else {
             connection.stage = Stage::Echo;
-            // SAFETY: the answer ends where the head does; what the head lacks, the headroom has.
+            // SAFETY: `used` bytes lie before the head's end, `rest` behind it.
             unsafe {
                 let end = start.add(used);
-                let begin = end.sub(answer.len());
-                begin.copy_from_nonoverlapping(answer.as_ptr(), answer.len());
-                self.echo(index, buffer, end, rest, Some(begin));
+                let out = if used >= answer.len() {
+                    let begin = end.sub(answer.len());
+                    begin.copy_from_nonoverlapping(answer.as_ptr(), answer.len());
+                    Some(begin)
+                } else {
+                    self.out(index).push_own(Box::new(answer));
+                    None
+                };
+                self.echo(index, buffer, end, rest, out);
             }
         }
     }
