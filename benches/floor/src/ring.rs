@@ -67,6 +67,7 @@ impl Ring {
             .setup_defer_taskrun()
             .setup_coop_taskrun()
             .setup_submit_all()
+            .setup_no_sqarray()
             .setup_cqsize(CQ_ENTRIES)
             .build(SQ_ENTRIES)?;
         ring.submitter().register_files_sparse(connections)?;
