@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    bench::{self, BenchArgs, BenchError},
     config::{ConfigError, Flags, Log, LogFormat},
     control::reload::Reloader,
     server::{Server, ServerError},
@@ -29,6 +30,8 @@ enum Command {
     Serve(Args),
     /// Check the configuration and print what it comes to, with the source of each value.
     Check(Args),
+    /// Load a WebSocket server and measure what that costs it.
+    Bench(Box<BenchArgs>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -58,6 +61,7 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Check(args)) => check(args).map(|()| 0),
+        Some(Command::Bench(args)) => Ok(bench::run(*args)?),
         None => serve(cli.serve),
     }
 }
@@ -95,7 +99,14 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     let is_usage = error
         .downcast_ref::<ServerError>()
         .is_some_and(ServerError::is_usage);
-    if is_config || is_usage { 2 } else { 1 }
+    let is_bench_usage = error
+        .downcast_ref::<BenchError>()
+        .is_some_and(BenchError::is_usage);
+    if is_config || is_usage || is_bench_usage {
+        2
+    } else {
+        1
+    }
 }
 
 /// Reads again all that the command line named.

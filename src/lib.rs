@@ -9,10 +9,12 @@
 //! - [`handler`]: the modes
 //! - [`engine`], [`worker`]: system calls; one turn after the other on each core
 //! - [`control`]: the operator's interface
+//! - [`bench`]: the load generator, a program of its own
 //! - [`machine`], [`sources`], [`server`], [`cli`]: what there is to run on, what the configuration
 //!   is read from; start and end
 
 pub mod base;
+pub mod bench;
 pub mod bridge;
 pub mod cli;
 pub mod config;

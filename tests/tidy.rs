@@ -26,6 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("control", &["base", "config", "bridge"]),
+    ("bench", &["base", "proto", "engine"]),
 ];
 
 /// Modules that stand above all layers.

@@ -41,7 +41,7 @@ use self::{
 };
 use super::{
     Chunk, ListenerId,
-    slots::{Completion, Kernel, Received, Tag},
+    slots::{Completion, Kernel, Received, SystemKernel, Tag},
     socket,
 };
 use crate::base::{limits::SEND_SEGMENTS_MAX, paged::Paged, segments::SendBatch, slab::Key};
@@ -187,8 +187,8 @@ impl EpollKernel {
         }
     }
 
-    fn take_edges(&mut self) {
-        match self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
+    fn take_edges(&mut self, timeout: Duration) {
+        match self.poll.poll(&mut self.events, Some(timeout)) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => return,
             Err(_) => {
@@ -574,9 +574,7 @@ impl Kernel for EpollKernel {
     }
 
     fn enter(&mut self) {
-        self.take_edges();
-        self.accept_all();
-        self.serve_ready();
+        self.wait(Duration::ZERO);
     }
 
     fn has_submissions(&mut self) -> bool {
@@ -619,6 +617,22 @@ impl Kernel for EpollKernel {
 
     fn enter_failures(&self) -> u64 {
         self.enter_failures
+    }
+}
+
+impl SystemKernel for EpollKernel {
+    fn adopt(stream: TcpStream) -> io::Result<EpollSocket> {
+        stream.set_nonblocking(true)?;
+        Ok(EpollSocket(Rc::new(stream)))
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        // The system counts a wait in milliseconds and rounds up: below one it is better to look
+        // again at once than to be late.
+        let whole = Duration::from_millis(timeout.as_millis() as u64);
+        self.take_edges(whole);
+        self.accept_all();
+        self.serve_ready();
     }
 }
 

@@ -25,12 +25,14 @@
 //!   since they were armed first, never more of them than there are buffers.
 
 mod accepting;
+mod adopted;
 mod starved;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, net::SocketAddr};
 
+pub use self::adopted::SystemKernel;
 use self::{accepting::Accepting, starved::Starved};
 use super::{Chunk, CloseMode, ConnKey, Engine, Event, ListenerId};
 use crate::base::{

@@ -15,10 +15,11 @@ mod error;
 use std::{
     alloc::{self, Layout},
     io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
     ptr::{self, NonNull},
     sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
 };
 
 use hashbrown::HashMap;
@@ -27,7 +28,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{
     Chunk, ListenerId,
-    slots::{Completion, Kernel, Received, Tag},
+    slots::{Completion, Kernel, Received, SystemKernel, Tag},
     socket,
 };
 use crate::base::{limits::SEND_SEGMENTS_MAX, paged::Paged, segments::SendBatch, slab::Key};
@@ -423,7 +424,7 @@ impl Kernel for UringKernel {
 
     fn set_reset(&mut self, socket: &OwnedFd) {
         // Without it the close is an orderly one, which is no worse than the peer deserves.
-        let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
     }
 
     fn close(&mut self, socket: OwnedFd, key: Key) {
@@ -502,6 +503,29 @@ impl Kernel for UringKernel {
         // SAFETY: no other view of the completion queue exists while `self` is borrowed here, and
         // the shared view only reads the overflow counter.
         u64::from(unsafe { self.ring.0.completion_shared() }.overflow())
+    }
+}
+
+impl SystemKernel for UringKernel {
+    fn adopt(stream: TcpStream) -> io::Result<OwnedFd> {
+        // Blocking on purpose, as accepted sockets are: the ring waits, no thread does.
+        stream.set_nonblocking(false)?;
+        Ok(stream.into())
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        if timeout.is_zero() {
+            return self.enter();
+        }
+        // What is queued is in the ring's memory once its view is dropped.
+        drop(self.ring.0.submission());
+        let timespec = types::Timespec::from(timeout);
+        let args = types::SubmitArgs::new().timespec(&timespec);
+        if let Err(error) = self.ring.0.submitter().submit_with_args(1, &args)
+            && !matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR))
+        {
+            self.enter_failures += 1;
+        }
     }
 }
 

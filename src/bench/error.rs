@@ -1,0 +1,102 @@
+//! Why a load can't be run.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use crate::{engine::uring::UringError, proto::handshake::HandshakeError};
+
+/// Why a load can't be run. What goes wrong while it runs are faults, which it counts.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BenchError {
+    /// The command line does not fit together.
+    #[error("{0}")]
+    Usage(String),
+    /// The server's name has no address.
+    #[error("looking up {host}: {source}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A connection could not be begun.
+    #[error("connection {conn} to {addr}: {source}")]
+    Connect {
+        /// Its number.
+        conn: u32,
+        /// Where to.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server did not accept the upgrade.
+    #[error("connection {conn}: {source}")]
+    Upgrade {
+        /// Its number.
+        conn: u32,
+        /// Why.
+        source: HandshakeError,
+    },
+    /// A connection did not become ready.
+    #[error("connection {conn} did not become ready: {why}")]
+    Early {
+        /// Its number.
+        conn: u32,
+        /// Why.
+        why: String,
+    },
+    /// Some connections did not become ready in time.
+    #[error(
+        "only {ready} of {count} connections were ready, and no other became so for {timeout:?}"
+    )]
+    NotReady {
+        /// How many were.
+        ready: u32,
+        /// How many there shall be.
+        count: u32,
+        /// How long it was waited.
+        timeout: Duration,
+    },
+    /// The system allows too few descriptors.
+    #[error("this needs {needed} descriptors and the system allows {hard} (ulimit -n)")]
+    Descriptors {
+        /// How many are needed.
+        needed: u64,
+        /// How many there may be.
+        hard: u64,
+    },
+    /// io_uring was demanded and can't be had.
+    #[error(transparent)]
+    Uring(#[from] UringError),
+    /// The server's process can't be looked at.
+    #[error("the server's process {pid}: {source}")]
+    Process {
+        /// Its number.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system refused something.
+    #[error("{action}: {source}")]
+    System {
+        /// What was being done.
+        action: &'static str,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// Something that should not happen.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl BenchError {
+    /// For `map_err`: the system refused `action`.
+    pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, source }
+    }
+
+    /// Whether the command line is to blame.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage(_))
+    }
+}
