@@ -55,8 +55,8 @@ pub(crate) trait Load {
     /// When it needs the next turn, whatever comes.
     fn next_at(&self) -> Option<u64>;
 
-    /// Messages received so far.
-    fn received(&self) -> u64;
+    /// What the progress bar counts: messages received so far.
+    fn progress(&self) -> u64;
 }
 
 /// A load that does nothing.
@@ -87,7 +87,7 @@ impl Load for Silence {
         None
     }
 
-    fn received(&self) -> u64 {
+    fn progress(&self) -> u64 {
         self.received
     }
 }

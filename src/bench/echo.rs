@@ -181,7 +181,7 @@ impl Load for Echo {
             .and_then(|schedule| schedule.next_at(self.due))
     }
 
-    fn received(&self) -> u64 {
+    fn progress(&self) -> u64 {
         self.tally.received_in_all
     }
 }

@@ -123,12 +123,12 @@ impl Fanout {
         })
     }
 
-    /// The members that do not read, with what became of each.
-    pub(crate) fn slow_members(&self) -> impl Iterator<Item = (u32, &SlowMember, u64)> {
-        (0..).zip(&self.members).filter_map(|(conn, member)| {
+    /// The members that do not read, with how many deliveries each lacks.
+    pub(crate) fn slow_members(&self) -> impl Iterator<Item = (&SlowMember, u64)> {
+        self.members.iter().filter_map(|member| {
             let sent = self.rooms[member.room as usize].publisher.sent();
             match &member.role {
-                Role::Slow(slow) => Some((conn, slow, member.order.missing(sent).count() as u64)),
+                Role::Slow(slow) => Some((slow, member.order.missing(sent).count() as u64)),
                 _ => None,
             }
         })
@@ -258,7 +258,7 @@ impl Load for Fanout {
     fn on_ended(&mut self, conn: u32, end: End, now: u64, wake: &mut Wake) {
         let member = &mut self.members[conn as usize];
         if let Role::Slow(slow) = &mut member.role {
-            slow.end = Some((end, now));
+            slow.end = Some(end);
             return;
         }
         self.tally.faults.ended += 1;
@@ -300,7 +300,7 @@ impl Load for Fanout {
             .and_then(|schedule| schedule.next_at(self.due))
     }
 
-    fn received(&self) -> u64 {
+    fn progress(&self) -> u64 {
         self.tally.received_in_all
     }
 }
@@ -343,6 +343,17 @@ impl Loaded for Fanout {
             {
                 self.give_up(room, now);
                 wake.push(room);
+            }
+        }
+    }
+
+    fn watch(&mut self, now: u64, is_cut: &dyn Fn(u32) -> bool) {
+        for (conn, member) in (0..).zip(&mut self.members) {
+            if let Role::Slow(slow) = &mut member.role
+                && slow.cut_at.is_none()
+                && is_cut(conn)
+            {
+                slow.cut_at = Some(now);
             }
         }
     }

@@ -25,6 +25,7 @@ mod report;
 mod run;
 mod schedule;
 mod shape;
+mod slow;
 mod tag;
 mod tally;
 mod target;
@@ -180,7 +181,12 @@ fn load<K: SystemKernel>(
         conclude(settings, &load, &measured, report);
     } else {
         let mut load = Fanout::new(settings)?;
+        slow::stop_reading(settings, &mut crowd);
+        let stopped_at = crowd.now();
         let measured = run::run(&mut crowd, &mut load, settings, pid)?;
+        if settings.mode == Mode::Slow {
+            slow::conclude(settings, &mut crowd, &mut load, stopped_at, report);
+        }
         conclude(settings, &load, &measured, report);
         report.publishes = Some(Publishes {
             sent: load.publishes,

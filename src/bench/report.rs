@@ -120,13 +120,20 @@ pub(crate) struct Slow {
     pub(crate) still_connected: u32,
     /// How long after they stopped reading the first and the last of them were ended.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) evicted_after_ms: Option<(f64, f64)>,
+    pub(crate) evicted_after_ms: Option<Span>,
     /// Deliveries that they got after all.
     pub(crate) received: u64,
     /// Deliveries that they did not get.
     pub(crate) missed: u64,
     /// Messages that told of a gap.
     pub(crate) gaps: u64,
+}
+
+/// From the first to the last.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Span {
+    pub(crate) first: f64,
+    pub(crate) last: f64,
 }
 
 /// What the run cost the generator.
@@ -192,6 +199,12 @@ impl Report {
             Mode::Echo | Mode::Idle => "message",
         };
         let server = &self.server;
+        if let Some(latency) = self.latency_us.filter(|_| self.mode == Mode::Slow) {
+            line(
+                "fast members' p99",
+                format!("{} µs", thousands(latency.p99)),
+            );
+        }
         if let Some(bytes) = server.user_bytes_per_connection {
             line("user memory", format!("{bytes:.0} bytes per connection"));
         }
@@ -337,7 +350,7 @@ impl Slow {
         if self.reset > 0 {
             let _ = write!(out, ", {} without a close frame", self.reset);
         }
-        if let Some((first, last)) = self.evicted_after_ms {
+        if let Some(Span { first, last }) = self.evicted_after_ms {
             let _ = write!(out, ", after {first:.0} to {last:.0} ms");
         }
         let _ = write!(

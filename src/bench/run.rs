@@ -35,6 +35,9 @@ pub(crate) trait Loaded: Load {
     /// Gives up messages that were not over for so long; whom that lets send is named in `wake`.
     fn give_up_stalled(&mut self, now: u64, timeout_ns: u64, wake: &mut Vec<u32>);
 
+    /// Looks whether connections that are not read have been ended.
+    fn watch(&mut self, _now: u64, _is_cut: &dyn Fn(u32) -> bool) {}
+
     /// Counts what was due and has not been sent, with the time that it has waited by `now`.
     fn count_overdue(&mut self, now: u64) -> u64;
 }
@@ -140,9 +143,10 @@ fn go_on<K: SystemKernel, L: Loaded>(
         let step = (now + STEP_NS).min(end);
         crowd.run_while(load, step, |_, _| true);
         give_up(crowd, load, timeout_ns);
+        load.watch(crowd.now(), &|conn| crowd.is_cut(conn));
         let share = (crowd.now() - begin) as f64 / (end - begin).max(1) as f64;
         let now = crowd.now();
-        crowd.progress.show(now, what, share, load.received());
+        crowd.progress.show(now, what, share, load.progress());
     }
 }
 
@@ -172,6 +176,6 @@ fn drain<K: SystemKernel, L: Loaded>(crowd: &mut Crowd<K>, load: &mut L, timeout
 /// A load begins so long after it was called for.
 const LEAD_NS: u64 = 5_000_000;
 /// How often it is looked for what stalls.
-const STEP_NS: u64 = 50_000_000;
+const STEP_NS: u64 = 20_000_000;
 /// A server that is behind has so many timeouts to catch up.
 const DRAIN_TIMEOUTS_MAX: u64 = 4;

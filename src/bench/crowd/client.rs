@@ -308,11 +308,9 @@ impl Clients {
                     self.wake.wake(conn);
                 }
             }
-            OpCode::Pong => {
-                if client.is_pinged && payload == conn.to_be_bytes() {
-                    client.is_pinged = false;
-                    self.alive += 1;
-                }
+            OpCode::Pong if client.is_pinged && payload == conn.to_be_bytes() => {
+                client.is_pinged = false;
+                self.alive += 1;
             }
             OpCode::Close => {
                 let code = close::parse(payload).ok().and_then(|frame| frame.code);

@@ -35,8 +35,8 @@ pub(crate) struct SlowMember {
     pub(crate) gaps: u64,
     /// When the server was seen to have ended it.
     pub(crate) cut_at: Option<u64>,
-    /// Its end, and when that was read.
-    pub(crate) end: Option<(End, u64)>,
+    /// Its end, once that was read.
+    pub(crate) end: Option<End>,
 }
 
 impl Member {
