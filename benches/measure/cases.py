@@ -25,7 +25,7 @@ class Case:
     unit: str
     digits: int = 2
     # Rough seconds of one measurement beyond warm-up and duration.
-    overhead: float = 0.6
+    overhead: float = 0.45
     kind: str = "rounds"  # Which number of rounds it gets: rounds, idle or slow.
     is_timed: bool = True
     is_large: bool = False
@@ -57,7 +57,7 @@ def slow(name, title):
     slow_ones = ("--preset", "tidegate", "--slow", "5")
     return Case(
         name, title, "fanout", (GATEWAY, SLOW), options, ("latency_us", "p99"),
-        "p99 of the members that read, µs", digits=0, kind="slow", overhead=4,
+        "p99 of the members that read, µs", digits=0, kind="slow", overhead=1,
         extra={**PRESET, SLOW: slow_ones}, duration=4,
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ def idle(name, title, servers, idle_connections, *options):
     return Case(
         name, title, "idle", servers, ("--connections", str(idle_connections), *options),
         ("server", "user_bytes_per_connection"), "bytes of user memory per connection",
-        digits=0, kind="idle", is_timed=False, overhead=7, extra=PRESET,
+        digits=0, kind="idle", is_timed=False, overhead=5, extra=PRESET,
     )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def all_cases(idle_connections):
         fanout("fanout-1000-depth4", "Fan-out, 128 bytes, one room of 1000, four in flight",
                "--connections", "1000", "--rooms", "1", "--payload", "128", "--depth", "4"),
         fanout("fanout-1000x10", "Fan-out, 128 bytes, 1000 rooms of ten, one in flight in each",
-               "--connections", "10000", "--rooms", "1000", "--payload", "128", overhead=2.5),
+               "--connections", "10000", "--rooms", "1000", "--payload", "128", overhead=1.5),
         fanout("cores-1000", "Fan-out, one room of 1000, one in flight: one worker, and two on one "
                "processor", "--connections", "1000", "--rooms", "1", "--payload", "128",
                servers=two),

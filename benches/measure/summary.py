@@ -9,8 +9,6 @@ from cases import FLOOR, GATEWAY
 WAITED_MAX = 0.02
 # Figures beside each case's first one, where the generator gives them.
 FIGURES = {
-    "user_us": ("server", "cpu_us_per_message", "user"),
-    "system_us": ("server", "cpu_us_per_message", "system"),
     "messages_per_second": ("messages", "per_second"),
     "connections_per_second": ("connections", "per_second"),
     "p50_us": ("latency_us", "p50"),
@@ -42,7 +40,10 @@ def summarise(case, entries):
     for server in case.servers:
         own = [entry["figures"] for entry in fine if entry["server"] == server]
         found = {"rounds": len(own), "failures": failures(entries, server)}
-        for name, path in {"first": case.figure, **FIGURES}.items():
+        paths = {"first": case.figure, **FIGURES}
+        if case.figure[-1] == "total":
+            paths |= {f"{part}_us": (*case.figure[:-1], part) for part in ("user", "system")}
+        for name, path in paths.items():
             values = [value for value in (read(f, path) for f in own) if value is not None]
             if values:
                 found[name] = spread(values)

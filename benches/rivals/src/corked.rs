@@ -41,7 +41,8 @@ impl Corked {
     /// Puts bytes that were read from it back in front.
     #[must_use]
     pub fn with_early(mut self, early: Bytes) -> Self {
-        self.early = early;
+        // Empty, it would still keep the memory that it was cut from.
+        self.early = if early.is_empty() { Bytes::new() } else { early };
         self
     }
 

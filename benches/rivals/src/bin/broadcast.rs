@@ -123,5 +123,5 @@ async fn talk(
     }
 }
 
-/// Messages that a room keeps for its slowest member.
-const ROOM_MESSAGES_MAX: usize = 1024;
+/// Messages that a room keeps for its slowest member; memory that each room takes at once.
+const ROOM_MESSAGES_MAX: usize = 128;
