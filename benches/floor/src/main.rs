@@ -9,6 +9,7 @@
 //! `/echo` sends every message back; in `/room/NAME` every message goes to every member, its sender
 //! included.
 
+mod connection;
 mod frame;
 mod http;
 mod mask;

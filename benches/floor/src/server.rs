@@ -3,7 +3,8 @@
 use std::{collections::HashMap, io};
 
 use crate::{
-    frame::{self, Echo, Header},
+    connection::{Connection, NONE, Pages, Stage},
+    frame::{self, Header},
     http::{self, Path},
     mask::unmask,
     out::Out,
@@ -36,46 +37,6 @@ pub(crate) struct Server {
     starved: std::collections::VecDeque<u32>,
 }
 
-/// A connection: 64 bytes, and nothing besides while it is idle.
-#[derive(Clone, Copy, Debug)]
-struct Connection {
-    echo: Echo,
-    /// Numbers of [`Out`]s, or [`NONE`].
-    waiting: u32,
-    in_flight: u32,
-    room: u32,
-    place: u32,
-    stage: Stage,
-    is_receiving: bool,
-    is_dirty: bool,
-    /// No more is to be sent once `in_flight` is done.
-    is_ending: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Free,
-    Head,
-    Echo,
-    Room,
-    /// Nothing more is read.
-    Closing,
-}
-
-impl Connection {
-    const FREE: Self = Self {
-        echo: Echo::NEW,
-        waiting: NONE,
-        in_flight: NONE,
-        room: NONE,
-        place: NONE,
-        stage: Stage::Free,
-        is_receiving: false,
-        is_dirty: false,
-        is_ending: false,
-    };
-}
-
 impl Server {
     /// Serves `listener`, at most `connections_max` connections at a time.
     pub(crate) fn new(listener: i32, connections_max: u32) -> io::Result<Self> {
@@ -85,7 +46,7 @@ impl Server {
             ring,
             buffers,
             listener,
-            connections: Pages(Vec::new()),
+            connections: Pages::default(),
             rooms: Rooms::default(),
             outs: Vec::new(),
             spare_outs: Vec::new(),
@@ -529,26 +490,6 @@ impl Server {
     }
 }
 
-/// Connections by number, in pages that never move and are never copied.
-struct Pages(Vec<Box<[Connection; PAGE]>>);
-
-impl Pages {
-    #[inline]
-    fn get(&mut self, index: u32) -> &mut Connection {
-        let index = index as usize;
-        &mut self.0[index / PAGE][index % PAGE]
-    }
-
-    fn grow_to(&mut self, index: u32) {
-        while self.0.len() * PAGE <= index as usize {
-            self.0.push(Box::new([Connection::FREE; PAGE]));
-        }
-    }
-}
-
-const NONE: u32 = u32::MAX;
-const PAGE: usize = 256;
 /// What is kept of a message to a room that has not come whole.
 const CARRY_BYTES_MAX: usize = 16 * 1024 * 1024;
 const BUFFERS_PER_RECEIVE: usize = 4;
-const _: () = assert!(size_of::<Connection>() <= 64);

@@ -38,6 +38,10 @@ fn main() -> anyhow::Result<()> {
     })
 }
 
+#[allow(
+    clippy::result_large_err,
+    reason = "the library wants a refusal as a whole response"
+)]
 async fn member(stream: TcpStream, settings: Settings, rooms: Rooms) -> anyhow::Result<()> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
