@@ -1,6 +1,7 @@
 """Result files, lines for people and the table in Markdown, out of what was measured."""
 
 import json
+import re
 
 from cases import FLOOR, GATEWAY, SLOW, TWO_WORKERS
 from summary import read
@@ -155,11 +156,17 @@ def doubt_lines(result):
     doubts = result["doubts"]
     if not doubts:
         return ["", "No doubts: nothing else ran on the machine."]
+    # The same doubt about many measurements is one line.
+    places = {}
+    for doubt in doubts:
+        place, text = doubt.split(": ", 1)
+        places.setdefault(re.sub(r"\d+(?= %|%)", "N", text), []).append(place)
     lines = ["", f"#### {len(doubts)} doubts", ""]
-    lines += [f"- {doubt}" for doubt in doubts[:DOUBTS_SHOWN]]
-    if len(doubts) > DOUBTS_SHOWN:
-        lines.append(f"- and {len(doubts) - DOUBTS_SHOWN} more, in results.json")
-    return lines
+    for text, own in sorted(places.items(), key=lambda item: -len(item[1]))[:DOUBTS_SHOWN]:
+        lines.append(f"- {len(own)} × {text} (first in {own[0]})")
+    if len(places) > DOUBTS_SHOWN:
+        lines.append(f"- and {len(places) - DOUBTS_SHOWN} kinds more")
+    return lines + ["", "All of them are in results.json."]
 
 
 def put(readme, text):
