@@ -146,6 +146,9 @@ pub(crate) struct GeneratorFigures {
     /// How much later than due messages were sent, at the 99th percentile (open loop).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) late_us_p99: Option<f64>,
+    /// Arrivals that found no receive buffer at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) buffer_waits: Option<u64>,
 }
 
 impl Report {
