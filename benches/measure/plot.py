@@ -10,7 +10,9 @@ from html import escape
 
 from cases import FLOOR, VARIANTS
 
-WIDTH, LEFT, RIGHT, TOP, ROW, BOTTOM = 900, 206, 210, 96, 44, 54
+WIDTH, RIGHT, TOP, ROW, BOTTOM = 900, 210, 96, 44, 54
+# Width of a letter of the names, on average, in the widest of the fonts.
+LETTER = 9
 BAR = 22
 # name: light, dark
 COLOURS = {
@@ -69,10 +71,11 @@ def ticks(top):
 def svg(name, case, result):
     found = {s: f["first"] for s, f in case["servers"].items() if "first" in f}
     order = sorted(found, key=lambda server: found[server]["median"])
+    left = 40 + LETTER * max(len(server) for server in case["servers"])
     missing = [server for server in case["servers"] if server not in found]
     height = TOP + ROW * (len(order) + len(missing)) + BOTTOM
     top = max((f["max"] for f in found.values()), default=1) or 1
-    scale = (WIDTH - LEFT - RIGHT) / top
+    scale = (WIDTH - left - RIGHT) / top
     digits = case["digits"]
     commit = (result["commit"] or "unknown")[:12]
     out = [
@@ -86,7 +89,7 @@ def svg(name, case, result):
     ]
     bottom = TOP + ROW * (len(order) + len(missing)) - 8
     for tick in ticks(top):
-        x = LEFT + tick * scale
+        x = left + tick * scale
         out.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP - 14}" x2="{x:.1f}" y2="{bottom}"/>')
         out.append(f'<text class="quiet small" x="{x:.1f}" y="{bottom + 18}" '
                    f'text-anchor="middle">{number(tick)}</text>')  # fmt: skip
@@ -96,11 +99,11 @@ def svg(name, case, result):
         figure = found[server]
         strong = " strong" if colour(server) == "ours" else ""
         middle = y + BAR / 2
-        x1, x2 = (LEFT + figure[end] * scale for end in ("min", "max"))
+        x1, x2 = (left + figure[end] * scale for end in ("min", "max"))
         out += [
-            f'<text class="text{strong}" x="{LEFT - 12}" y="{middle + 5}" text-anchor="end">'
+            f'<text class="text{strong}" x="{left - 12}" y="{middle + 5}" text-anchor="end">'
             f"{escape(server)}</text>",
-            f'<rect class="{colour(server)}" x="{LEFT}" y="{y}" '
+            f'<rect class="{colour(server)}" x="{left}" y="{y}" '
             f'width="{max(figure["median"] * scale, 1):.1f}" height="{BAR}" rx="3"/>',
             f'<line class="spread" x1="{x1:.1f}" y1="{middle}" x2="{x2:.1f}" y2="{middle}"/>',
         ]
@@ -114,11 +117,11 @@ def svg(name, case, result):
                    f'xml:space="preserve">{label}</text>')  # fmt: skip
     for row, server in enumerate(missing, len(order)):
         y = TOP + row * ROW + BAR / 2 + 5
-        out.append(f'<text class="quiet" x="{LEFT - 12}" y="{y}" text-anchor="end">'
+        out.append(f'<text class="quiet" x="{left - 12}" y="{y}" text-anchor="end">'
                    f"{escape(server)}</text>")  # fmt: skip
-        out.append(f'<text class="quiet" x="{LEFT + 8}" y="{y}">not measured</text>')
+        out.append(f'<text class="quiet" x="{left + 8}" y="{y}">not measured</text>')
     if floor:
-        x = LEFT + floor["median"] * scale
+        x = left + floor["median"] * scale
         out.append(f'<line class="spread line" x1="{x:.1f}" y1="{TOP - 14}" x2="{x:.1f}" '
                    f'y2="{bottom}"/>')  # fmt: skip
     machine = result["machine"]
