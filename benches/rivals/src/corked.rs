@@ -42,7 +42,11 @@ impl Corked {
     #[must_use]
     pub fn with_early(mut self, early: Bytes) -> Self {
         // Empty, it would still keep the memory that it was cut from.
-        self.early = if early.is_empty() { Bytes::new() } else { early };
+        self.early = if early.is_empty() {
+            Bytes::new()
+        } else {
+            early
+        };
         self
     }
 
