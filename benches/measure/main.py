@@ -164,7 +164,8 @@ def plan(chosen_cases, chosen, missing):
             servers = [server for server in case.servers if server not in missing]
             shift = (number - 1) % max(len(servers), 1)
             turns += [(case, server) for server in servers[shift:] + servers[:shift]]
-        rounds.append((number, turns))
+        if turns:
+            rounds.append((number, turns))
     return rounds
 
 

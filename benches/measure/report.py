@@ -61,7 +61,7 @@ def table(result):
     ]
     if result["cut_short"]:
         lines += [f"**Cut short**: {result['cut_short']}.", ""]
-    lines += [f"**Not measured**: {name} {why}." for name, why in result["not_measured"].items()]
+    lines += [f"- **Not measured**: {name} {why}." for name, why in result["not_measured"].items()]
     lines += overview(result["summary"])
     for name, case in result["summary"].items():
         lines += case_lines(name, case)
