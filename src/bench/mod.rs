@@ -200,10 +200,7 @@ fn load<K: SystemKernel>(
     }
     crowd.progress.clear();
     report.generator.buffer_waits = Some(crowd.buffer_waits());
-    if let Some(pid) = pid {
-        let memory = Memory::of(pid).map_err(BenchError::system("reading the server's memory"))?;
-        report.server.memory = Some(memory);
-    }
+    report.server.memory = pid.and_then(|pid| Memory::of(pid).ok());
     Ok(())
 }
 

@@ -265,7 +265,9 @@ impl Report {
         let cost = self.generator.cpu_us_per_message;
         let cost = cost.map_or_else(String::new, |us| format!(", {} µs per {unit}", figure(us)));
         let busy = self.generator.busy * 100.0;
-        line("generator", format!("{busy:.0} % busy{cost}"));
+        if busy > 0.0 {
+            line("generator", format!("{busy:.0} % busy{cost}"));
+        }
         let faults = &self.faults;
         line(
             "faults",
@@ -307,6 +309,10 @@ impl Report {
                     "the server waited for a processor for {percent:.0} % of the time: others ran there"
                 ));
             }
+        }
+        if self.server.pid.is_some() && used.server.is_none() {
+            let note = "the server's process ended while it was measured";
+            self.notes.push(note.to_owned());
         }
         let Used { total, waited, .. } = used.generator;
         self.generator.busy = total.as_secs_f64() / elapsed;
