@@ -323,7 +323,9 @@ impl Report {
                 "the generator waited for a processor for {percent:.0} % of the time: others ran there"
             ));
         }
-        let is_server_free = self.server.cpu_share.is_none_or(|share| share < FULL_SHARE);
+        // What it waited for it would have used.
+        let server = self.server.cpu_share.zip(self.server.waited_share);
+        let is_server_free = server.is_none_or(|(used, waited)| used + waited < FULL_SHARE);
         if self.settings.rate.is_none() && self.generator.busy > FULL_SHARE && is_server_free {
             self.notes.push(
                 "the generator was busy all the time and the server was not: the rate is the \
