@@ -355,24 +355,45 @@ fn connects_are_counted() {
     });
 }
 
-#[test]
-fn slow_members_are_seen_to_be_evicted() {
+/// Two of six members do not read, in rooms of this policy.
+fn with_slow_members(policy: &str) -> (Server, Value) {
+    let policy = format!("rooms.slow_client={policy}");
     let server = Server::quiet(&[
         "--set",
         "limits.buffered_bytes_high=256KiB",
         "--set",
         "limits.buffered_bytes_low=64KiB",
+        "--set",
+        "limits.buffered_time_max=60s",
+        "--set",
+        &policy,
     ]);
     let url = format!("{}/ws", server.url());
     let line = "--mode slow --preset tidegate --connections 6 --slow 2 --payload 48KiB \
                 --duration 3s --warm-up 0";
     let report = figures(&url, line, 0);
-    let slow = &report["slow"];
-    assert_eq!(slow["members"], 2, "{report}");
-    assert_eq!(slow["evicted"], 2, "{report}");
-    assert!(slow["missed"].as_u64() > Some(0), "{report}");
     assert_eq!(faults(&report), [0; 5]);
+    assert_eq!(report["slow"]["members"], 2, "{report}");
+    assert!(report["slow"]["missed"].as_u64() > Some(0), "{report}");
+    (server, report)
+}
+
+#[test]
+fn slow_members_are_seen_to_be_evicted() {
+    let (server, report) = with_slow_members("evict");
+    assert_eq!(report["slow"]["evicted"], 2, "{report}");
+    assert_eq!(report["slow"]["still_connected"], 0, "{report}");
     assert_eq!(server.counters().total("evicted_slow_total"), 2);
+}
+
+#[test]
+fn slow_members_are_seen_to_be_told_of_gaps() {
+    let (server, report) = with_slow_members("drop_oldest");
+    assert_eq!(report["slow"]["evicted"], 0, "{report}");
+    assert_eq!(report["slow"]["still_connected"], 2, "{report}");
+    assert!(report["slow"]["gaps"].as_u64() >= Some(2), "{report}");
+    assert!(report["slow"]["received"].as_u64() > Some(0), "{report}");
+    assert_eq!(server.counters().total("evicted_slow_total"), 0);
 }
 
 #[test]
