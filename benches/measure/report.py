@@ -160,7 +160,7 @@ def doubt_lines(result):
     places = {}
     for doubt in doubts:
         place, text = doubt.split(": ", 1)
-        places.setdefault(re.sub(r"\d+(?= %|%)", "N", text), []).append(place)
+        places.setdefault(re.sub(r"\d+(?= %|%| compilers)", "N", text), []).append(place)
     lines = ["", f"#### {len(doubts)} doubts", ""]
     for text, own in sorted(places.items(), key=lambda item: -len(item[1]))[:DOUBTS_SHOWN]:
         lines.append(f"- {len(own)} × {text} (first in {own[0]})")
