@@ -127,23 +127,20 @@ fn serve(
     }
 }
 
-fn bench(url: &str, args: &[&str]) -> Finished {
+/// Runs the load generator; `line` is its command line behind the URL.
+fn bench(url: &str, line: &str) -> Finished {
     let mut command = tidegate();
     command.args(["bench", url, "--quiet"]);
-    if let Some(engine) = engine()
-        && !args.contains(&"--engine")
-    {
+    if let Some(engine) = engine() {
         command.args(["--engine", &engine]);
     }
-    run(command.args(args))
+    run(command.args(line.split_ascii_whitespace()))
 }
 
 /// Runs to exit code `code`, and gives the figures.
-fn figures(url: &str, args: &[&str], code: i32) -> Value {
-    let mut all = vec!["--json", "-"];
-    all.extend_from_slice(args);
-    let finished = bench(url, &all);
-    assert_eq!(finished.code, Some(code), "{url} {args:?}: {finished:?}");
+fn figures(url: &str, line: &str, code: i32) -> Value {
+    let finished = bench(url, &format!("--json - {line}"));
+    assert_eq!(finished.code, Some(code), "{url} {line}: {finished:?}");
     serde_json::from_str(&finished.stdout).expect("the figures are JSON")
 }
 
@@ -152,205 +149,156 @@ fn faults(report: &Value) -> [u64; 5] {
         .map(|name| report["faults"][name].as_u64().expect("a count"))
 }
 
-#[test]
-fn every_fault_is_counted_once() {
-    // Fan-out with one member to a room is an echo too, and goes another way through the checks.
-    for mode in ["echo", "fanout"] {
-        for (fault, expected) in [
-            (Fault::None, [0, 0, 0, 0, 0]),
-            (Fault::Ping, [0, 0, 0, 0, 0]),
-            (Fault::Stall, [0, 0, 0, 0, 0]),
-            (Fault::Drop, [0, 1, 0, 0, 0]),
-            (Fault::Double, [0, 0, 1, 0, 0]),
-            (Fault::Swap, [0, 0, 0, 1, 0]),
-            (Fault::CorruptFiller, [1, 0, 0, 0, 0]),
-            (Fault::CorruptTag, [1, 0, 0, 0, 0]),
-            (Fault::WrongKind, [1, 0, 0, 0, 0]),
-        ] {
-            let (addr, pongs) = server(fault);
-            let rooms = if mode == "fanout" { "2" } else { "1" };
-            let args = [
-                "--mode",
-                mode,
-                "--connections",
-                "2",
-                "--rooms",
-                rooms,
-                "--depth",
-                "4",
-                "--payload",
-                "40",
-                "--duration",
-                "300ms",
-                "--warm-up",
-                "100ms",
-                "--timeout",
-                "500ms",
-            ];
-            let code = if expected == [0; 5] { 0 } else { 3 };
-            let report = figures(&format!("ws://{addr}/"), &args, code);
-            assert_eq!(faults(&report), expected, "{mode} {fault:?}: {report}");
-            assert!(
-                report["messages"]["received"].as_u64() > Some(0),
-                "{report}"
-            );
-            let pinged = u64::from(fault == Fault::Ping);
-            assert_eq!(pongs.load(Ordering::Relaxed), pinged, "{mode} {fault:?}");
-        }
+/// Two modes in which an echo is what shall come: fan-out with one member to a room is one too, and
+/// goes another way through the checks.
+const ECHO: &str = "--mode echo --connections 2";
+const FANOUT: &str = "--mode fanout --connections 2 --rooms 2";
+
+fn check_faults(mode: &str) {
+    for (fault, expected) in [
+        (Fault::None, [0, 0, 0, 0, 0]),
+        (Fault::Ping, [0, 0, 0, 0, 0]),
+        (Fault::Stall, [0, 0, 0, 0, 0]),
+        (Fault::Drop, [0, 1, 0, 0, 0]),
+        (Fault::Double, [0, 0, 1, 0, 0]),
+        (Fault::Swap, [0, 0, 0, 1, 0]),
+        (Fault::CorruptFiller, [1, 0, 0, 0, 0]),
+        (Fault::CorruptTag, [1, 0, 0, 0, 0]),
+        (Fault::WrongKind, [1, 0, 0, 0, 0]),
+    ] {
+        let (addr, pongs) = server(fault);
+        let times = "--duration 300ms --warm-up 100ms --timeout 2s";
+        let line = format!("{mode} --depth 4 --payload 40 {times}");
+        let code = if expected == [0; 5] { 0 } else { 3 };
+        let report = figures(&format!("ws://{addr}/"), &line, code);
+        assert_eq!(faults(&report), expected, "{mode} {fault:?}: {report}");
+        let received = report["messages"]["received"].as_u64();
+        assert!(received > Some(0), "{report}");
+        let pinged = u64::from(fault == Fault::Ping);
+        assert_eq!(pongs.load(Ordering::Relaxed), pinged, "{mode} {fault:?}");
     }
+}
+
+#[test]
+fn every_fault_of_an_echo_is_counted_once() {
+    check_faults(ECHO);
+}
+
+#[test]
+fn every_fault_of_a_fan_out_is_counted_once() {
+    check_faults(FANOUT);
 }
 
 #[test]
 fn connections_that_end_are_a_fault() {
-    for mode in ["echo", "fanout"] {
+    for mode in [ECHO, FANOUT] {
         for fault in [Fault::Cut, Fault::CloseFrame, Fault::Silence] {
             let (addr, _) = server(fault);
-            let rooms = if mode == "fanout" { "2" } else { "1" };
-            let args = [
-                "--mode",
-                mode,
-                "--connections",
-                "2",
-                "--rooms",
-                rooms,
-                "--depth",
-                "1",
-                "--payload",
-                "40",
-                "--duration",
-                "300ms",
-                "--warm-up",
-                "0s",
-                "--timeout",
-                "300ms",
-            ];
-            let report = figures(&format!("ws://{addr}/"), &args, 3);
+            let line = format!("{mode} --payload 40 --duration 300ms --warm-up 0 --timeout 2s");
+            let report = figures(&format!("ws://{addr}/"), &line, 3);
             let [wrong, lost, doubled, reordered, ended] = faults(&report);
-            assert_eq!(
-                [wrong, doubled, reordered],
-                [0; 3],
-                "{mode} {fault:?}: {report}"
-            );
-            // One was on its way. Who is silent gets the next when that is given up.
-            assert!(lost >= 1, "{mode} {fault:?}: {report}");
+            let others = [wrong, doubled, reordered];
+            assert_eq!(others, [0; 3], "{mode} {fault:?}: {report}");
+            // The one that was on its way.
+            assert_eq!(lost, 1, "{mode} {fault:?}: {report}");
             let is_end = fault != Fault::Silence;
             assert_eq!(ended, u64::from(is_end), "{mode} {fault:?}: {report}");
             let notes = report["notes"].to_string();
-            assert_eq!(
-                notes.contains("connection 0: the server"),
-                is_end,
-                "{notes}"
-            );
+            let is_told = notes.contains("connection 0: the server");
+            assert_eq!(is_told, is_end, "{notes}");
         }
     }
 }
 
-/// The server stalls once for 300 ms in a second with 1000 messages: 300 of them were due
-/// meanwhile, and waited for 150 ms on average. A generator that waits with the server sees one.
+/// The server stalls once for 300 ms in a second with 1000 messages: 300 of them are due meanwhile,
+/// and wait for 150 ms on average. A generator that waits with the server sees one.
 #[test]
 fn an_open_loop_counts_what_was_due_while_the_server_stalled() {
-    let (addr, _) = server(Fault::Stall);
-    let url = format!("ws://{addr}/");
-    let common = ["--connections", "1", "--duration", "1s", "--warm-up", "0s"];
-    let open = [&common[..], &["--rate", "1000"]].concat();
-    let report = figures(&url, &open, 0);
-    let latency = |name: &str| report["latency_us"][name].as_f64().expect("a figure") / 1e3;
+    let common = "--connections 1 --duration 1s --warm-up 0";
+    let run = |rate: &str| {
+        let (addr, _) = server(Fault::Stall);
+        figures(&format!("ws://{addr}/"), &format!("{common} {rate}"), 0)
+    };
+    let ms =
+        |report: &Value, name: &str| report["latency_us"][name].as_f64().expect("a figure") / 1e3;
+    let report = run("--rate 1000");
     assert_eq!(report["latency_us"]["loop"], "open");
-    assert!(latency("max") >= 295.0, "{report}");
-    assert!(latency("p99") >= 250.0, "{report}");
-    assert!(latency("p90") >= 150.0, "{report}");
-    assert!(latency("mean") >= 30.0, "{report}");
-    assert_eq!(report["messages"]["sent"], 1000, "{report}");
-
-    let (addr, _) = server(Fault::Stall);
-    let report = figures(&format!("ws://{addr}/"), &common, 0);
-    let latency = |name: &str| report["latency_us"][name].as_f64().expect("a figure") / 1e3;
+    for (name, least) in [
+        ("max", 295.0),
+        ("p99", 250.0),
+        ("p90", 150.0),
+        ("mean", 30.0),
+    ] {
+        assert!(ms(&report, name) >= least, "{name}: {report}");
+    }
+    let report = run("");
     assert_eq!(report["latency_us"]["loop"], "closed");
-    assert!(latency("max") >= 295.0, "{report}");
-    assert!(latency("p90") < 150.0, "{report}");
+    assert!(ms(&report, "max") >= 295.0, "{report}");
+    assert!(ms(&report, "p90") < 150.0, "{report}");
 }
 
 #[test]
 fn echoes_of_the_gateway_are_measured() {
     let server = Server::start(&["--demo", "--set", "limits.message_bytes_max=2MiB"]);
     let url = format!("{}/echo", server.url());
-    let times = ["--duration", "300ms", "--warm-up", "100ms"];
     for load in [
-        &["--connections", "20"][..],
-        &["--connections", "20", "--depth", "16", "--payload", "20"],
-        &["--connections", "4", "--depth", "4", "--payload", "16KiB"],
-        &["--connections", "2", "--payload", "1MiB"],
-        &[
-            "--connections",
-            "4",
-            "--message",
-            r#"{"n":"{seq}","c":{conn},"d":"{payload}"}"#,
-        ],
-        &["--connections", "4", "--rate", "2000"],
+        "--connections 20",
+        "--connections 20 --depth 16 --payload 20",
+        "--connections 4 --depth 4 --payload 16KiB",
+        "--connections 2 --payload 1MiB",
+        r#"--connections 4 --message {"n":"{seq}","c":{conn},"d":"{payload}"}"#,
+        "--connections 4 --rate 2000",
     ] {
-        let report = figures(&url, &[load, &times].concat(), 0);
+        let line = format!("{load} --duration 300ms --warm-up 100ms");
+        let report = figures(&url, &line, 0);
         assert_eq!(report["version"], 1);
         assert_eq!(report["mode"], "echo");
         assert_eq!(report["url"], url.as_str());
         assert_eq!(faults(&report), [0; 5]);
-        assert!(report["server"]["pid"].is_u64(), "{report}");
-        assert!(
-            report["server"]["memory"]["rss_anon"].as_u64() > Some(0),
-            "{report}"
-        );
-        for path in [
-            "/server/cpu_us_per_message/total",
-            "/server/cpu_share",
-            "/messages/received",
-            "/messages/sent",
-            "/messages/per_second",
-            "/connections/opened",
-            "/connections/per_second",
-            "/latency_us/p50",
-            "/latency_us/p90",
-            "/latency_us/p99",
-            "/latency_us/p999",
-            "/latency_us/max",
-            "/latency_us/mean",
-            "/generator/cpu_us_per_message",
-            "/generator/busy",
-        ] {
+        for path in FIGURES {
             let figure = report.pointer(path).and_then(Value::as_f64);
-            assert!(
-                figure.is_some_and(|figure| figure > 0.0),
-                "{path}: {report}"
-            );
+            let is_there = figure.is_some_and(|figure| figure > 0.0);
+            assert!(is_there, "{path}: {report}");
         }
         let cpu = &report["server"]["cpu_us_per_message"];
         let of = |name: &str| cpu[name].as_f64().expect("a figure");
-        assert!(
-            (of("user") + of("system") - of("total")).abs() < 0.01,
-            "{report}"
-        );
-        assert!(report["settings"]["connections"].is_u64(), "{report}");
+        let parts = of("user") + of("system");
+        assert!((parts - of("total")).abs() < 0.01, "{report}");
     }
 }
+
+/// What a run of echoes always finds out.
+const FIGURES: [&str; 18] = [
+    "/server/pid",
+    "/server/memory/rss_anon",
+    "/server/cpu_us_per_message/total",
+    "/server/cpu_share",
+    "/messages/received",
+    "/messages/sent",
+    "/messages/per_second",
+    "/connections/opened",
+    "/connections/per_second",
+    "/latency_us/p50",
+    "/latency_us/p90",
+    "/latency_us/p99",
+    "/latency_us/p999",
+    "/latency_us/max",
+    "/latency_us/mean",
+    "/generator/cpu_us_per_message",
+    "/generator/busy",
+    "/settings/connections",
+];
 
 #[test]
 fn deliveries_over_two_cores_are_measured() {
     let server = Server::quiet(&[]);
     let url = format!("{}/ws", server.url());
-    let common = [
-        "--mode",
-        "fanout",
-        "--preset",
-        "tidegate",
-        "--connections",
-        "24",
-        "--rooms",
-        "3",
-        "--duration",
-        "400ms",
-        "--warm-up",
-        "100ms",
-    ];
-    for load in [&["--depth", "1"][..], &["--depth", "4"], &["--rate", "600"]] {
-        let report = figures(&url, &[&common[..], load].concat(), 0);
+    for load in ["--depth 1", "--depth 4", "--rate 600"] {
+        let line = format!(
+            "--mode fanout --preset tidegate --connections 24 --rooms 3 --duration 400ms \
+             --warm-up 100ms {load}"
+        );
+        let report = figures(&url, &line, 0);
         assert_eq!(faults(&report), [0; 5]);
         let publishes = report["publishes"]["sent"].as_u64().expect("a count");
         let deliveries = report["messages"]["received"].as_u64().expect("a count");
@@ -359,22 +307,9 @@ fn deliveries_over_two_cores_are_measured() {
     }
     // Raw clients get nothing of their own.
     let url = format!("{}/ws/raw-{{room}}", server.url());
-    let raw = [
-        "--mode",
-        "fanout",
-        "--subprotocol",
-        "tidegate.v1.raw",
-        "--no-self",
-        "--connections",
-        "8",
-        "--rooms",
-        "2",
-        "--duration",
-        "300ms",
-        "--warm-up",
-        "0s",
-    ];
-    let report = figures(&url, &raw, 0);
+    let line = "--mode fanout --subprotocol tidegate.v1.raw --no-self --connections 8 --rooms 2 \
+                --duration 300ms --warm-up 0";
+    let report = figures(&url, line, 0);
     let publishes = report["publishes"]["sent"].as_u64().expect("a count");
     assert_eq!(report["messages"]["sent"], publishes * 3, "{report}");
     assert_eq!(faults(&report), [0; 5]);
@@ -384,21 +319,9 @@ fn deliveries_over_two_cores_are_measured() {
 fn idle_connections_are_weighed() {
     let server = Server::quiet(&[]);
     let url = format!("{}/ws", server.url());
-    let args = [
-        "--mode",
-        "idle",
-        "--preset",
-        "tidegate",
-        "--rooms",
-        "5",
-        "--connections",
-        "300",
-        "--ramp-up",
-        "5000",
-        "--hold",
-        "300ms",
-    ];
-    let report = figures(&url, &args, 0);
+    let line =
+        "--mode idle --preset tidegate --rooms 5 --connections 300 --ramp-up 5000 --hold 300ms";
+    let report = figures(&url, line, 0);
     assert_eq!(faults(&report), [0; 5]);
     assert!(
         report["server"]["user_bytes_per_connection"].is_f64(),
@@ -413,25 +336,16 @@ fn idle_connections_are_weighed() {
 fn connects_are_counted() {
     let server = Server::start(&["--demo"]);
     let url = format!("{}/echo", server.url());
-    let common = [
-        "--mode",
-        "connect",
-        "--duration",
-        "300ms",
-        "--warm-up",
-        "100ms",
-    ];
     for load in [
-        &["--closing", "reset"][..],
-        &["--closing", "handshake", "--in-flight", "8"],
-        &["--rate", "200"],
+        "--closing reset",
+        "--closing handshake --in-flight 8",
+        "--rate 200",
     ] {
-        let report = figures(&url, &[&common[..], load].concat(), 0);
+        let line = format!("--mode connect --duration 300ms --warm-up 100ms {load}");
+        let report = figures(&url, &line, 0);
         assert_eq!(faults(&report), [0; 5]);
-        assert!(
-            report["connections"]["opened"].as_u64() > Some(10),
-            "{report}"
-        );
+        let opened = report["connections"]["opened"].as_u64();
+        assert!(opened > Some(10), "{report}");
         let cpu = &report["server"]["cpu_us_per_connection"]["total"];
         assert!(cpu.as_f64() > Some(0.0), "{report}");
         assert!(report["latency_us"]["p99"].as_f64() > Some(0.0), "{report}");
@@ -441,40 +355,45 @@ fn connects_are_counted() {
     });
 }
 
-#[test]
-fn slow_members_are_seen_to_be_evicted() {
+/// Two of six members do not read, in rooms of this policy.
+fn with_slow_members(policy: &str) -> (Server, Value) {
+    let policy = format!("rooms.slow_client={policy}");
     let server = Server::quiet(&[
         "--set",
         "limits.buffered_bytes_high=256KiB",
         "--set",
         "limits.buffered_bytes_low=64KiB",
+        "--set",
+        "limits.buffered_time_max=60s",
+        "--set",
+        &policy,
     ]);
     let url = format!("{}/ws", server.url());
-    let args = [
-        "--mode",
-        "slow",
-        "--preset",
-        "tidegate",
-        "--connections",
-        "6",
-        "--slow",
-        "2",
-        "--payload",
-        "16KiB",
-        "--rate",
-        "1000",
-        "--duration",
-        "2s",
-        "--warm-up",
-        "0s",
-    ];
-    let report = figures(&url, &args, 0);
-    let slow = &report["slow"];
-    assert_eq!(slow["members"], 2, "{report}");
-    assert_eq!(slow["evicted"], 2, "{report}");
-    assert!(slow["missed"].as_u64() > Some(0), "{report}");
+    let line = "--mode slow --preset tidegate --connections 6 --slow 2 --payload 48KiB \
+                --duration 3s --warm-up 0";
+    let report = figures(&url, line, 0);
     assert_eq!(faults(&report), [0; 5]);
+    assert_eq!(report["slow"]["members"], 2, "{report}");
+    assert!(report["slow"]["missed"].as_u64() > Some(0), "{report}");
+    (server, report)
+}
+
+#[test]
+fn slow_members_are_seen_to_be_evicted() {
+    let (server, report) = with_slow_members("evict");
+    assert_eq!(report["slow"]["evicted"], 2, "{report}");
+    assert_eq!(report["slow"]["still_connected"], 0, "{report}");
     assert_eq!(server.counters().total("evicted_slow_total"), 2);
+}
+
+#[test]
+fn slow_members_are_seen_to_be_told_of_gaps() {
+    let (server, report) = with_slow_members("drop_oldest");
+    assert_eq!(report["slow"]["evicted"], 0, "{report}");
+    assert_eq!(report["slow"]["still_connected"], 2, "{report}");
+    assert!(report["slow"]["gaps"].as_u64() >= Some(2), "{report}");
+    assert!(report["slow"]["received"].as_u64() > Some(0), "{report}");
+    assert_eq!(server.counters().total("evicted_slow_total"), 0);
 }
 
 #[test]
@@ -482,23 +401,15 @@ fn a_table_is_for_people_and_a_file_for_programs() {
     let server = Server::start(&["--demo"]);
     let url = format!("{}/echo", server.url());
     let file = TempFile::new("bench.json", "");
-    let args = [
-        "--connections",
-        "2",
-        "--duration",
-        "200ms",
-        "--warm-up",
-        "0s",
-        "--json",
-        file.path(),
-    ];
-    let finished = bench(&url, &args);
+    let line = format!(
+        "--connections 2 --duration 1s --warm-up 0 --json {}",
+        file.path()
+    );
+    let finished = bench(&url, &line);
     assert_eq!(finished.code, Some(0), "{finished:?}");
     let first = finished.stdout.lines().next().unwrap_or_default();
-    assert!(
-        first.contains("server CPU") && first.contains("µs per message"),
-        "{finished:?}"
-    );
+    let is_cpu = first.contains("server CPU") && first.contains("µs per message");
+    assert!(is_cpu, "{finished:?}");
     assert!(finished.stdout.contains("faults  none"), "{finished:?}");
     let text = std::fs::read_to_string(file.path()).expect("the file is written");
     let report: Value = serde_json::from_str(&text).expect("it is JSON");
@@ -514,48 +425,38 @@ fn what_can_t_be_run_is_told() {
     let server = Server::start(&[]);
     let missing = format!("{}/missing", server.url());
     let room = format!("{}/ws", server.url());
-    for (url, args, why) in [
-        (&nobody, &[][..], "Connection refused"),
-        (&nobody, &["--mode", "connect"], "Connection refused"),
-        (&nobody, &["--mode", "idle"], "Connection refused"),
-        (&missing, &[], "status 404"),
-        (&missing, &["--mode", "connect"], "status 404"),
+    for (url, line, why) in [
+        (&nobody, "", "Connection refused"),
+        (&nobody, "--mode connect", "Connection refused"),
+        (&nobody, "--mode idle", "Connection refused"),
+        (&missing, "", "status 404"),
+        (&missing, "--mode connect", "status 404"),
         (
             &room,
-            &[
-                "--join",
-                "nonsense",
-                "--joined",
-                "ok",
-                "--refusal",
-                "PARSE_ERROR",
-            ],
+            "--join nonsense --joined ok --refusal PARSE_ERROR",
             "PARSE_ERROR",
         ),
         (
             &room,
-            &["--join", "[]", "--joined", "never", "--timeout", "200ms"],
+            "--join [] --joined never --ready-timeout 500ms",
             "0 of 200",
         ),
-        (&room, &["--pid", "2147483647"], "process 2147483647"),
+        (&room, "--pid 2147483647", "process 2147483647"),
     ] {
-        let finished = bench(url, args);
-        assert_eq!(finished.code, Some(1), "{url} {args:?}: {finished:?}");
-        assert!(
-            finished.stderr.contains(why),
-            "{url} {args:?}: {finished:?}"
-        );
+        let finished = bench(url, line);
+        assert_eq!(finished.code, Some(1), "{url} {line}: {finished:?}");
+        assert!(finished.stderr.contains(why), "{url} {line}: {finished:?}");
         assert_eq!(finished.stdout, "");
     }
-    for args in [
-        &["--payload", "3"][..],
-        &["--mode", "nonsense"],
-        &["--rate", "0"],
-        &["--mode", "fanout", "--rooms", "999"],
+    for line in [
+        "--payload 3",
+        "--mode nonsense",
+        "--rate 0",
+        "--mode fanout --rooms 999",
     ] {
-        let finished = bench(&nobody, args);
-        assert_eq!(finished.code, Some(2), "{args:?}: {finished:?}");
+        let finished = bench(&nobody, line);
+        assert_eq!(finished.code, Some(2), "{line}: {finished:?}");
         assert!(!finished.stderr.is_empty());
     }
-    assert_eq!(bench("http://127.0.0.1:1/", &[]).code, Some(2));
+    assert_eq!(bench("http://127.0.0.1:1/", "").code, Some(2));
 }

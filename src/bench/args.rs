@@ -93,6 +93,9 @@ pub struct BenchArgs {
     /// How long to wait for a message before it counts as lost.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
     timeout: Duration,
+    /// How long to wait until the next connection is ready.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    ready_timeout: Duration,
     /// Write the figures as JSON; - is standard output, and then nothing else is printed there.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -198,6 +201,8 @@ pub(crate) struct Settings {
     pub(crate) to_self: bool,
     #[serde(rename = "timeout_s", serialize_with = "seconds")]
     pub(crate) timeout: Duration,
+    #[serde(rename = "ready_timeout_s", serialize_with = "seconds")]
+    pub(crate) ready_timeout: Duration,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu: Option<usize>,
     pub(crate) engine: EngineName,
@@ -254,6 +259,7 @@ impl Settings {
             refusal: args.refusal.or(preset.refusal.map(str::to_owned)),
             to_self: !args.no_self,
             timeout: args.timeout,
+            ready_timeout: args.ready_timeout,
             cpu: args.cpu,
             engine: args.engine,
             pid: args.pid,
@@ -272,6 +278,10 @@ impl Settings {
         )?;
         refuse(!self.duration.is_zero(), "--duration must be above 0")?;
         refuse(!self.timeout.is_zero(), "--timeout must be above 0")?;
+        refuse(
+            !self.ready_timeout.is_zero(),
+            "--ready-timeout must be above 0",
+        )?;
         refuse(
             self.joined.is_none() || self.join.is_some(),
             "--joined needs --join",

@@ -39,7 +39,7 @@ use super::{
 /// Runs the load.
 ///
 /// # Errors
-/// If not even one connection can be opened, or the server's clocks can't be read.
+/// If not even one connection can be opened, or the generator's own clocks can't be read.
 pub(crate) fn run<K: SystemKernel>(
     settings: &Settings,
     engine: Slots<K>,

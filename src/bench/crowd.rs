@@ -125,6 +125,11 @@ impl<K: SystemKernel> Crowd<K> {
         self.clock.now()
     }
 
+    /// Arrivals that found no receive buffer so far.
+    pub(crate) fn buffer_waits(&self) -> u64 {
+        self.engine.enobufs()
+    }
+
     /// Pings answered so far.
     pub(crate) fn pings(&self) -> u64 {
         self.clients.pings
@@ -162,11 +167,11 @@ impl<K: SystemKernel> Crowd<K> {
             let ready = self.clients.ready;
             if ready != last.1 || self.clients.len() == ready {
                 last = (self.now(), ready);
-            } else if self.now() - last.0 > settings.timeout.as_nanos() as u64 {
+            } else if self.now() - last.0 > settings.ready_timeout.as_nanos() as u64 {
                 return Err(BenchError::NotReady {
                     ready,
                     count,
-                    timeout: settings.timeout,
+                    timeout: settings.ready_timeout,
                 });
             }
             opened(ready);

@@ -157,7 +157,7 @@ impl Load for Echo {
     fn on_ended(&mut self, conn: u32, end: End, _: u64, _: &mut Wake) {
         let echoed = &mut self.list[conn as usize];
         let sent = echoed.publisher.sent();
-        self.tally.faults.lost += echoed.order.missing(sent).count() as u64;
+        self.tally.faults.lost += echoed.order.missing_count(sent);
         self.tally.faults.ended += 1;
         echoed.order.give_up(sent);
         echoed.publisher.end();
@@ -220,7 +220,7 @@ impl Loaded for Echo {
         for (conn, echoed) in (0..).zip(&mut self.list) {
             if echoed.publisher.is_stalled(now, timeout_ns) {
                 let sent = echoed.publisher.sent();
-                self.tally.faults.lost += echoed.order.missing(sent).count() as u64;
+                self.tally.faults.lost += echoed.order.missing_count(sent);
                 echoed.order.give_up(sent);
                 echoed.publisher.set_over(sent, now);
                 wake.push(conn);

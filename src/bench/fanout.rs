@@ -128,7 +128,7 @@ impl Fanout {
         self.members.iter().filter_map(|member| {
             let sent = self.rooms[member.room as usize].publisher.sent();
             match &member.role {
-                Role::Slow(slow) => Some((slow, member.order.missing(sent).count() as u64)),
+                Role::Slow(slow) => Some((slow, member.order.missing_count(sent))),
                 _ => None,
             }
         })
@@ -200,7 +200,7 @@ impl Fanout {
         let rooms = self.rooms.len();
         let members = self.members.iter_mut().skip(room as usize).step_by(rooms);
         for member in members.filter(|member| matches!(member.role, Role::Receiver)) {
-            self.tally.faults.lost += member.order.missing(sent).count() as u64;
+            self.tally.faults.lost += member.order.missing_count(sent);
             member.order.give_up(sent);
         }
         let state = &mut self.rooms[room as usize];

@@ -5,7 +5,8 @@
 pub(crate) struct Order {
     /// Every number below has come, or was given up.
     next: u64,
-    /// Numbers from there on that have come, in order. Bounded by what may be in flight.
+    /// Numbers from there on that have come, in order. Bounded by what may be in flight, or for a
+    /// member that is not read by what the run sends.
     ahead: Vec<u64>,
 }
 
@@ -78,6 +79,12 @@ impl Order {
         (self.next..sent).filter(|number| self.ahead.binary_search(number).is_err())
     }
 
+    /// How many these are.
+    pub(crate) fn missing_count(&self, sent: u64) -> u64 {
+        sent.saturating_sub(self.next)
+            .saturating_sub(self.ahead.len() as u64)
+    }
+
     /// Waits no longer for numbers below `sent`.
     pub(crate) fn give_up(&mut self, sent: u64) {
         self.next = self.next.max(sent);
@@ -116,7 +123,9 @@ mod tests {
         let (_, mut order) = arrivals(&[0, 2, 3, 6], 8);
         assert_eq!(order.next(), 1);
         assert_eq!(order.missing(8).collect::<Vec<_>>(), [1, 4, 5, 7]);
+        assert_eq!(order.missing_count(8), 4);
         order.give_up(8);
+        assert_eq!(order.missing_count(8), 0);
         assert_eq!(order.missing(8).count(), 0);
         assert_eq!(order.take(8, 9), InOrder);
         assert_eq!(order.take(4, 9), Doubled);

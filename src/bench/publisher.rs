@@ -187,3 +187,78 @@ impl Publisher {
         self.frames.give_back(buf);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bench::{frames::Kind, template::Template};
+
+    fn frames(count: usize) -> Frames {
+        let kind = Kind::new(Template::parse("{payload}"), false, 20);
+        Frames::new(&kind.render(0, 0, 0), kind.opcode, count)
+    }
+
+    /// Takes what may be sent, and gives the frames back: the first number and how many.
+    fn send(publisher: &mut Publisher, now: u64) -> Option<(u64, u64)> {
+        let (segment, first, count) = publisher.take(now)?;
+        let Segment::Owned { buf, .. } = segment else {
+            panic!("frames are owned");
+        };
+        publisher.give_back(buf);
+        Some((first, count))
+    }
+
+    #[test]
+    fn a_closed_loop_keeps_its_window_full() {
+        let mut publisher = Publisher::closed(frames(4), 4);
+        assert_eq!(send(&mut publisher, 1), None);
+        publisher.turn(true);
+        assert_eq!(send(&mut publisher, 10), Some((0, 4)));
+        assert_eq!(send(&mut publisher, 11), None);
+        publisher.set_over(2, 20);
+        assert_eq!(send(&mut publisher, 21), Some((4, 2)));
+        let times: Vec<u64> = (2..6).map(|n| publisher.time_of(n)).collect();
+        assert_eq!(times, [10, 10, 21, 21]);
+        assert!(!publisher.is_stalled(120, 100));
+        assert!(publisher.is_stalled(121, 100));
+        publisher.turn(false);
+        publisher.set_over(6, 30);
+        assert_eq!(send(&mut publisher, 31), None);
+        assert!(publisher.is_idle());
+    }
+
+    #[test]
+    fn frames_on_their_way_are_not_taken_again() {
+        let mut publisher = Publisher::closed(frames(2), 2);
+        publisher.turn(true);
+        assert!(publisher.take(0).is_some());
+        publisher.set_over(1, 1);
+        assert!(publisher.take(2).is_none());
+    }
+
+    #[test]
+    fn an_open_loop_sends_what_is_due_and_remembers_when_it_was() {
+        let schedule = Schedule::new(Duration::from_secs(1), 10.0, 2);
+        let mut publisher = Publisher::open(frames(2), 3, schedule, 1);
+        publisher.start_at(1_000);
+        let at = |nth: u64| 1_000 + nth * 100_000_000;
+        assert_eq!(send(&mut publisher, at(0)), None);
+        // Messages 1, 3, 5 and 7 of all are its own.
+        publisher.set_due(9);
+        assert_eq!(send(&mut publisher, at(8)), Some((0, 2)));
+        assert_eq!(send(&mut publisher, at(8)), Some((2, 1)));
+        assert_eq!(publisher.overdue(), 3..4);
+        assert!(!publisher.is_idle());
+        for number in 0..4 {
+            assert_eq!(publisher.time_of(number), at(2 * number + 1));
+        }
+        publisher.set_over(3, at(9));
+        assert_eq!(send(&mut publisher, at(9)), Some((3, 1)));
+        publisher.end();
+        assert!(publisher.is_idle() && publisher.overdue().is_empty());
+        publisher.set_due(10);
+        assert_eq!(send(&mut publisher, at(9)), None);
+    }
+}

@@ -146,6 +146,9 @@ pub(crate) struct GeneratorFigures {
     /// How much later than due messages were sent, at the 99th percentile (open loop).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) late_us_p99: Option<f64>,
+    /// Arrivals that found no receive buffer at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) buffer_waits: Option<u64>,
 }
 
 impl Report {
@@ -262,7 +265,9 @@ impl Report {
         let cost = self.generator.cpu_us_per_message;
         let cost = cost.map_or_else(String::new, |us| format!(", {} µs per {unit}", figure(us)));
         let busy = self.generator.busy * 100.0;
-        line("generator", format!("{busy:.0} % busy{cost}"));
+        if busy > 0.0 {
+            line("generator", format!("{busy:.0} % busy{cost}"));
+        }
         let faults = &self.faults;
         line(
             "faults",
@@ -305,6 +310,10 @@ impl Report {
                 ));
             }
         }
+        if self.server.pid.is_some() && used.server.is_none() {
+            let note = "the server's process ended while it was measured";
+            self.notes.push(note.to_owned());
+        }
         let Used { total, waited, .. } = used.generator;
         self.generator.busy = total.as_secs_f64() / elapsed;
         self.generator.cpu_us_per_message = (count > 0).then(|| per(total));
@@ -314,7 +323,9 @@ impl Report {
                 "the generator waited for a processor for {percent:.0} % of the time: others ran there"
             ));
         }
-        let is_server_free = self.server.cpu_share.is_none_or(|share| share < FULL_SHARE);
+        // What it waited for it would have used.
+        let server = self.server.cpu_share.zip(self.server.waited_share);
+        let is_server_free = server.is_none_or(|(used, waited)| used + waited < FULL_SHARE);
         if self.settings.rate.is_none() && self.generator.busy > FULL_SHARE && is_server_free {
             self.notes.push(
                 "the generator was busy all the time and the server was not: the rate is the \

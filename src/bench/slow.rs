@@ -76,4 +76,4 @@ fn slow_ones(settings: &Settings) -> impl Iterator<Item = u32> {
 }
 
 /// A server that says nothing for so long has said all.
-const SILENCE_NS: u64 = 300_000_000;
+const SILENCE_NS: u64 = 1_000_000_000;

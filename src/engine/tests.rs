@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     CloseMode, ConnKey, Engine, Event,
-    slots::{Kernel, Slots},
+    slots::{Slots, SystemKernel},
 };
 use crate::base::{
     limits::SEND_SEGMENTS_MAX,
@@ -20,7 +20,7 @@ use crate::base::{
 };
 
 /// A kernel over this machine's sockets.
-pub(super) trait Real: Kernel + Sized {
+pub(super) trait Real: SystemKernel + Sized {
     /// One that accepts at `listener`, with queues as small as they may be.
     fn make(listener: OwnedFd, recv_buffers: u16, recv_buffer_bytes: u32) -> Self;
 
@@ -43,7 +43,10 @@ macro_rules! over {
             a_reset_by_the_peer_ends_receiving_and_sending,
             paused_accepting_leaves_connections_waiting,
             unsent_bytes_are_those_that_the_peer_has_not_taken,
-            a_flood_on_one_connection_does_not_hold_up_another
+            a_flood_on_one_connection_does_not_hold_up_another,
+            an_adopted_connection_lives_as_an_accepted_one_does,
+            an_adopted_connection_that_is_refused_ends,
+            waiting_ends_with_what_comes_or_with_the_time
         );
     };
     ($kernel:ty: $($name:ident),*) => {
@@ -508,4 +511,98 @@ pub(super) fn a_flood_on_one_connection_does_not_hold_up_another<K: Real>() {
     // Some turns' worth of four small buffers each, of the hundreds of kilobytes that wait.
     assert!(flooded_bytes <= 64 * 1024, "{flooded_bytes} went first");
     rig.end(&[flooded, calm]);
+}
+
+/// Begins to connect, without waiting for it.
+fn begin_to_connect(address: SocketAddr) -> TcpStream {
+    let kind = socket2::Type::STREAM.nonblocking().cloexec();
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new_raw(domain, kind, None).unwrap();
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => panic!("{error}"),
+        _ => socket.into(),
+    }
+}
+
+fn batch(bytes: &[u8]) -> SendBatch {
+    let mut batch = SendBatch::default();
+    batch.push(Segment::Owned {
+        buf: bytes.to_vec(),
+        start: 0,
+    });
+    batch
+}
+
+pub(super) fn an_adopted_connection_lives_as_an_accepted_one_does<K: Real>() {
+    let mut rig = Rig::<K>::new(4, 64);
+    let stream = begin_to_connect(rig.address);
+    let client = rig.engine.adopt(stream).unwrap();
+    rig.engine.resume_receive(client);
+    // Sent before anybody has accepted.
+    rig.engine.send(client, batch(b"question"));
+    let server = rig.until(|_, event| match event {
+        Event::Accepted { conn, .. } => Some(conn),
+        _ => None,
+    });
+    assert_ne!(client, server);
+    rig.engine.resume_receive(server);
+    let mut heard = [Vec::new(), Vec::new()];
+    rig.until(|rig, event| {
+        if let Event::Received { conn, chunk } = event {
+            let side = usize::from(conn == client);
+            heard[side].extend_from_slice(rig.engine.chunk_mut(&chunk));
+            rig.engine.release(chunk);
+            if heard[0] == b"question" && heard[1].is_empty() {
+                rig.engine.send(server, batch(b"answer"));
+            }
+        }
+        (heard[1].len() == 6).then_some(())
+    });
+    assert_eq!(heard, [b"question".to_vec(), b"answer".to_vec()]);
+    rig.end(&[client, server]);
+}
+
+pub(super) fn an_adopted_connection_that_is_refused_ends<K: Real>() {
+    let mut rig = Rig::<K>::new(4, 64);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let client = rig.engine.adopt(begin_to_connect(address)).unwrap();
+    rig.engine.send(client, batch(b"question"));
+    let errno = rig.until(|_, event| match event {
+        Event::SendFailed { errno, .. } => Some(errno),
+        _ => None,
+    });
+    // Who asks second hears only that there is no connection.
+    let refused = [libc::ECONNREFUSED, libc::EPIPE, libc::ENOTCONN];
+    assert!(refused.contains(&errno), "{errno}");
+    rig.end(&[client]);
+}
+
+pub(super) fn waiting_ends_with_what_comes_or_with_the_time<K: Real>() {
+    let mut rig = Rig::<K>::new(4, 64);
+    let (conn, mut peer) = rig.connect();
+    rig.engine.resume_receive(conn);
+    let mut events = Vec::new();
+    let begun = Instant::now();
+    // What the armed receive itself causes may end the first of them.
+    for _ in 0..3 {
+        rig.engine.wait(Duration::from_millis(20));
+        rig.engine.poll(&mut events, 64);
+    }
+    assert!(events.is_empty(), "{events:?}");
+    assert!(begun.elapsed() >= Duration::from_millis(20));
+    peer.write_all(b"news").unwrap();
+    let begun = Instant::now();
+    while events.is_empty() {
+        rig.engine.wait(Duration::from_secs(20));
+        rig.engine.poll(&mut events, 64);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    let Some(Event::Received { chunk, .. }) = events.pop() else {
+        panic!("{events:?}");
+    };
+    assert_eq!(rig.engine.chunk_mut(&chunk), b"news");
+    rig.engine.release(chunk);
+    rig.end(&[conn]);
 }

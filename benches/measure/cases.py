@@ -1,0 +1,156 @@
+"""What is measured, on which servers, with which command lines. It starts nothing."""
+
+from dataclasses import dataclass, field
+
+RIVALS = ["tungstenite", "tokio-websockets", "fastwebsockets", "axum", "broadcast"]
+ECHO_RIVALS = RIVALS[:4]
+GATEWAY, FLOOR = "tidegate", "floor"
+# Two workers of the gateway on one processor, so that a second one stays for the generator.
+TWO_WORKERS = "tidegate, two workers"
+# Five members of the room do not read.
+SLOW = "tidegate, five do not read"
+VARIANTS = {GATEWAY, TWO_WORKERS, SLOW}
+LARGE_BYTES_MAX = 2 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    title: str
+    mode: str
+    servers: tuple
+    options: tuple
+    # The figure that comes first: its path in the generator's JSON, its unit, digits to show.
+    figure: tuple
+    unit: str
+    digits: int = 2
+    # Rough seconds of one measurement beyond warm-up and duration.
+    overhead: float = 0.45
+    kind: str = "rounds"  # Which number of rounds it gets: rounds, idle or slow.
+    is_timed: bool = True
+    is_large: bool = False
+    # Seconds, if one case needs more than the others.
+    duration: float | None = None
+    # Options for a server that differ: name to options.
+    extra: dict = field(default_factory=dict, hash=False)
+
+
+CPU = ("server", "cpu_us_per_message", "total")
+ECHO = (GATEWAY, FLOOR, *ECHO_RIVALS)
+FANOUT = (GATEWAY, FLOOR, "broadcast")
+PRESET = {GATEWAY: ("--preset", "tidegate"), TWO_WORKERS: ("--preset", "tidegate")}
+
+
+def echo(name, title, *options, **more):
+    return Case(name, title, "echo", ECHO, options, CPU, "CPU µs per message", **more)
+
+
+def fanout(name, title, *options, **more):
+    more = {"extra": PRESET, "servers": FANOUT, **more}
+    servers = more.pop("servers")
+    return Case(name, title, "fanout", servers, options, CPU, "CPU µs per delivery", **more)
+
+
+def slow(name, title):
+    # An open loop, so that the latency is that of messages that were due, whoever is late.
+    options = ("--connections", "50", "--rooms", "1", "--payload", "4KiB", "--rate", "1000")
+    slow_ones = ("--preset", "tidegate", "--slow", "5")
+    return Case(
+        name, title, "fanout", (GATEWAY, SLOW), options, ("latency_us", "p99"),
+        "p99 of the members that read, µs", digits=0, kind="slow", overhead=1,
+        extra={**PRESET, SLOW: slow_ones}, duration=4,
+    )  # fmt: skip
+
+
+def idle(name, title, servers, idle_connections, *options):
+    return Case(
+        name, title, "idle", servers, ("--connections", str(idle_connections), *options),
+        ("server", "user_bytes_per_connection"), "bytes of user memory per connection",
+        digits=0, kind="idle", is_timed=False, overhead=5, extra=PRESET,
+    )  # fmt: skip
+
+
+def all_cases(idle_connections):
+    two = (GATEWAY, TWO_WORKERS)
+    rooms = str(max(idle_connections // 10, 1))
+    return [
+        echo("echo-20B", "Echo, 20 bytes, one in flight on each of 200 connections",
+             "--connections", "200", "--payload", "20"),
+        echo("echo-20B-depth16", "Echo, 20 bytes, sixteen in flight on each of 200 connections",
+             "--connections", "200", "--payload", "20", "--depth", "16", digits=3),
+        echo("echo-1KiB", "Echo, 1 KiB, one in flight on each of 200 connections",
+             "--connections", "200", "--payload", "1KiB"),
+        echo("echo-16KiB-depth4", "Echo, 16 KiB, four in flight on each of 200 connections",
+             "--connections", "200", "--payload", "16KiB", "--depth", "4"),
+        echo("echo-1MiB", "Echo, 1 MiB, one in flight on each of 10 connections",
+             "--connections", "10", "--payload", "1MiB", digits=0, is_large=True),
+        fanout("fanout-1000", "Fan-out, 128 bytes, one room of 1000, one in flight",
+               "--connections", "1000", "--rooms", "1", "--payload", "128"),
+        fanout("fanout-1000-depth4", "Fan-out, 128 bytes, one room of 1000, four in flight",
+               "--connections", "1000", "--rooms", "1", "--payload", "128", "--depth", "4"),
+        fanout("fanout-1000x10", "Fan-out, 128 bytes, 1000 rooms of ten, one in flight in each",
+               "--connections", "10000", "--rooms", "1000", "--payload", "128", overhead=1.5),
+        fanout("cores-1000", "Fan-out, one room of 1000, one in flight: one worker, and two on one "
+               "processor", "--connections", "1000", "--rooms", "1", "--payload", "128",
+               servers=two),
+        fanout("cores-1000-depth4", "Fan-out, one room of 1000, four in flight: one worker, and two "
+               "on one processor", "--connections", "1000", "--rooms", "1", "--payload", "128",
+               "--depth", "4", servers=two),
+        Case("connect", "New connections: TCP, upgrade, reset", "connect", ECHO, (),
+             ("server", "cpu_us_per_connection", "total"), "CPU µs per connection", digits=1),
+        slow("slow", "Fan-out of 4 KiB, 1000 a second to fifty members: all read, and five do not"),
+        idle("idle-echo", f"{idle_connections:,} idle connections", ECHO, idle_connections),
+        idle("idle-room", f"{idle_connections:,} idle connections, each a member of a room of ten",
+             FANOUT, idle_connections, "--rooms", rooms),
+    ]  # fmt: skip
+
+
+def path(case, server):
+    """The URL's path."""
+    if case.mode in ("echo", "connect") or case.name == "idle-echo":
+        return "/echo"
+    return "/ws" if server in VARIANTS else "/room/{room}"
+
+
+def server_command(case, server, core):
+    """How a server is started. The gateway's limits are on; what a case changes is written here."""
+    if server in VARIANTS:
+        cores = cores_of(server, core)
+        command = ["target/release/tidegate", "--config", "configs/benchmark.toml"]
+        command += ["--listen", "127.0.0.1:0", "--cores", cores]
+        command += ["--set", "admin.listen=127.0.0.1:0"]
+        for setting in large_settings() if case.is_large else []:
+            command += ["--set", setting]
+        return command
+    if server == FLOOR:
+        return ["benches/floor/target/release/floor"]
+    command = [f"benches/rivals/target/release/{server}"]
+    return command + (["--message-bytes-max", str(LARGE_BYTES_MAX)] if case.is_large else [])
+
+
+def large_settings():
+    """What a message of 1 MiB needs of the gateway's limits."""
+    return ["limits.message_bytes_max=2MiB", "limits.buffered_bytes_high=8MiB",
+            "limits.buffered_bytes_low=2MiB"]  # fmt: skip
+
+
+def cores_of(server, core):
+    """The processors that a server is started on. The gateway wants one for each worker; two workers
+    are moved to one processor once they run."""
+    other = 0 if int(core) else 1
+    return f"{core},{other}" if server == TWO_WORKERS else str(core)
+
+
+def duration(case, settings):
+    return case.duration or float(settings["DURATION"])
+
+
+def generator_command(generator, case, server, port, pid, settings):
+    url = f"ws://127.0.0.1:{port}{path(case, server)}"
+    mode = "slow" if server == SLOW else case.mode
+    command = [generator, "bench", url, "--mode", mode, *case.options]
+    command += case.extra.get(server, ()) if case.name != "idle-echo" else ()
+    if case.is_timed:
+        command += ["--duration", f"{duration(case, settings):g}s"]
+        command += ["--warm-up", f"{settings['WARM_UP']}s"]
+    return command + ["--pid", str(pid), "--json", "-"]
