@@ -208,12 +208,21 @@ impl Browser {
 
     fn ends_well(&mut self) -> bool {
         drop(self.child.stdin.take());
+        let left = self.end.saturating_duration_since(Instant::now());
+        assert_eq!(
+            self.lines.recv_timeout(left),
+            Err(mpsc::RecvTimeoutError::Disconnected),
+            "it says nothing more, and ends"
+        );
         self.child.wait().is_ok_and(|status| status.success())
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         // Asked nicely, it takes its browser with it.
         let ask = format!("kill -s TERM {}", self.child.id());
         let _ = Command::new("sh").args(["-c", &ask]).status();

@@ -70,7 +70,8 @@ export class Client extends EventTarget {
   #attempt = 0;
   #retryTimer = 0;
   #pingTimer = 0;
-  #lastHeard = 0;
+  /** Since when an answer, or any other sign of life, is waited for. */
+  #askedAt = null;
   #onlineSince = 0;
   #retryAfterMs = 0;
   #unpluggedUntil = 0;
@@ -186,7 +187,7 @@ export class Client extends EventTarget {
     if (this.#user) url.searchParams.set("user", this.#user);
     const socket = this.#openSocket(url.href);
     this.#socket = socket;
-    this.#lastHeard = performance.now();
+    this.#askedAt = performance.now();
     socket.onmessage = ({ data }) => this.#onText(data);
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
     this.#pingTimer = setInterval(() => this.#tick(), PING_INTERVAL_MS);
@@ -234,7 +235,10 @@ export class Client extends EventTarget {
   /** Once a second: asks for a sign of life, gives up on what has waited too long. */
   #tick() {
     const now = performance.now();
-    if (now - this.#lastHeard > SILENCE_MAX_MS) return this.#lost(1006, "silence");
+    // Not "has said nothing for so long": in a hidden page this runs once a minute.
+    if (this.#askedAt !== null && now - this.#askedAt > SILENCE_MAX_MS) {
+      return this.#lost(1006, "silence");
+    }
     for (const [id, { reject, sentAt }] of this.#commands) {
       if (now - sentAt < COMMAND_TIMEOUT_MS) break;
       this.#commands.delete(id);
@@ -242,13 +246,14 @@ export class Client extends EventTarget {
     }
     // Browsers answer the gateway's pings by themselves and show nobody; this one is ours.
     if (this.isOnline) {
+      this.#askedAt ??= now;
       const ping = this.command("ping");
       ping.then(() => this.#emit("latency", { ms: performance.now() - now }), () => {});
     }
   }
 
   #onText(text) {
-    this.#lastHeard = performance.now();
+    this.#askedAt = null;
     const parsed = JSON.parse(text);
     // Rooms that coalesce send arrays.
     for (const message of Array.isArray(parsed) ? parsed : [parsed]) this.#onMessage(message);
