@@ -45,7 +45,7 @@ struct Args {
     /// Cores to use, as `0-3,6`; `all` is every one that the process may use, `physical` one thread of each.
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
-    /// Serve /echo as well.
+    /// Serve the demo page at /, and /echo; the default without a configuration file.
     #[arg(long)]
     demo: bool,
     /// Set one configuration key, as `limits.ping_interval=10s` or `cores.0.cpu=4`; may be repeated.

@@ -6,7 +6,7 @@
 //! - [`base`], [`config`]: limits, time, timers, slabs; what can be set
 //! - [`proto`]: bytes to meaning and back
 //! - [`session`], [`hub`]: what a client may do; who receives
-//! - [`handler`]: the modes
+//! - [`handler`], [`demo`]: the modes; the demo page
 //! - [`engine`], [`worker`]: system calls; one turn after the other on each core
 //! - [`control`]: the operator's interface
 //! - [`bench`]: the load generator, a program of its own
@@ -19,6 +19,7 @@ pub mod bridge;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod demo;
 pub mod engine;
 pub mod handler;
 pub mod hub;

@@ -143,8 +143,8 @@ fn health_and_readiness_are_answered_with_200() {
 
 #[test]
 fn unknown_paths_are_404() {
-    let server = Server::start(&[]);
-    for path in ["/", "/nope", "/wsx", "/echo", "/healthz/x"] {
+    let server = Server::start(&["--set", "server.demo=false"]);
+    for path in ["/", "/nope", "/wsx", "/echo", "/demo/ws", "/healthz/x"] {
         refused(&server, upgrade_request(path).as_bytes(), 404);
         let plain = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
         refused(&server, plain.as_bytes(), 404);

@@ -18,11 +18,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("session", &["base", "config", "proto"]),
     ("hub", &["base", "config", "proto", "session"]),
     ("handler", &["base", "config", "proto", "session", "hub"]),
+    ("demo", &["config", "proto"]),
     ("engine", &["base"]),
     (
         "worker",
         &[
-            "base", "config", "proto", "session", "hub", "handler", "engine", "bridge",
+            "base", "config", "proto", "session", "hub", "handler", "demo", "engine", "bridge",
         ],
     ),
     ("control", &["base", "config", "bridge"]),

@@ -88,6 +88,8 @@ impl Layers {
         more: impl FnOnce(&Config) -> Vec<(&'static str, String)>,
     ) -> Result<(Config, Provenance), ConfigError> {
         let mut config = Config::default();
+        // Who has written nothing down wants to see something.
+        config.server.demo = self.main.is_none();
         let mut findings = Findings::default();
         let mut sources = Vec::new();
         self.unreadable(&mut findings);

@@ -31,7 +31,7 @@ pub use cores::{CoreConfig, CoreFile, CoreLimits, MachineShare};
 pub use layers::{Flags, Layers, Text, VARIABLE_PREFIX, variable_name};
 pub use problems::{ConfigError, Excerpt, Origin, Problem, Problems, Provenance};
 pub use rooms::{Delivery, PublishBy, RoomMatch, RoomOptions, Rooms, SlowClient};
-pub use routes::{Mode, Route, RouteLimits};
+pub use routes::{DEMO_SLOW_PATH, Mode, Route, RouteLimits};
 pub use schema::{Key, Kind, Reload};
 pub use sections::{
     Admin, AllPublishBy, Drain, Engine, EngineKind, Limits, Listen, Log, LogFormat, Server,

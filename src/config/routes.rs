@@ -77,8 +77,21 @@ route_limits! {
     connection_lifetime: Span = New, "limits.connection_lifetime";
 }
 
+/// Where the demo page's slow client and its feeder connect.
+pub const DEMO_SLOW_PATH: &str = "/demo/ws";
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
 impl Config {
-    /// What is served where: as configured, or `/ws` and, for a demo, `/echo`.
+    /// Whether the demo page is served, with what it connects to. Who configures routes has an
+    /// application.
+    pub fn has_demo(&self) -> bool {
+        self.server.demo && self.routes.is_empty()
+    }
+
+    /// What is served where: as configured, or `/ws` and, for a demo, `/echo` and what the page
+    /// shows a slow client with.
     pub fn effective_routes(&self) -> Vec<Route> {
         if !self.routes.is_empty() {
             return self.routes.clone();
@@ -90,10 +103,26 @@ impl Config {
             limits: RouteLimits::default(),
         };
         let mut routes = vec![route("/ws", Mode::Rooms)];
-        if self.server.demo {
+        if self.has_demo() {
             routes.push(route("/echo", Mode::Echo));
+            routes.push(Route {
+                limits: demo_limits(),
+                ..route(DEMO_SLOW_PATH, Mode::Rooms)
+            });
         }
         routes
+    }
+}
+
+/// A client there is slow within seconds: little may wait for it, and whoever publishes to it may
+/// fill the kernel's buffers, some MiB, in that time.
+fn demo_limits() -> RouteLimits {
+    RouteLimits {
+        bytes_per_second: Some(ByteSize(4 * MIB)),
+        bytes_burst: Some(ByteSize(4 * MIB)),
+        buffered_bytes_high: Some(ByteSize(256 * KIB)),
+        buffered_bytes_low: Some(ByteSize(64 * KIB)),
+        ..RouteLimits::default()
     }
 }
 
@@ -117,7 +146,11 @@ mod tests {
         let mut config = Config::default();
         assert_eq!(config.effective_routes().len(), 1);
         config.server.demo = true;
-        assert_eq!(config.effective_routes()[1].mode, Mode::Echo);
+        let routes = config.effective_routes();
+        assert_eq!(routes[1].mode, Mode::Echo);
+        assert_eq!(routes[2].path, DEMO_SLOW_PATH);
+        let limits = routes[2].limits.over(&Limits::default());
+        assert!(limits.buffered_bytes_low.0 < limits.buffered_bytes_high.0);
         config.routes = vec![config.effective_routes().remove(1)];
         assert_eq!(config.effective_routes().len(), 1);
     }

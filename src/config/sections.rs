@@ -26,7 +26,7 @@ table! {
         pub node: String = Restart;
         /// Connections that the kernel queues per core before they are accepted.
         pub backlog: u32 = Restart in 1 => 65_535;
-        /// Whether `/echo` is served.
+        /// Whether the demo page and `/echo` are served.
         pub demo: bool = New;
         /// Whether a change of the configuration's files is taken up without being asked.
         pub reload_on_change: bool = Restart;

@@ -55,7 +55,10 @@ fn contradictions(settings: &[&str]) -> Vec<String> {
 #[test]
 fn nothing_at_all_is_the_defaults_and_they_hold() {
     let config = with(&[]).unwrap();
-    assert_eq!(config, Config::default());
+    // Who has written nothing down gets to see something.
+    let mut expected = Config::default();
+    expected.server.demo = true;
+    assert_eq!(config, expected);
     config.validate().unwrap();
     assert_eq!(config.server.listen.0[0].to_string(), "127.0.0.1:8080");
     assert_eq!(config.limits.message_bytes_max.0, 64 * 1024);
@@ -382,9 +385,9 @@ fn contradictions_are_found_all_at_once() {
             &["engine.cq_entries = 8192 must not be less than cores.2.ring_entries = 16384"],
         ),
         (
-            &["cores.0.routes=[\"/ws\", \"/echo\"]", "cores.1.routes=[]"],
+            &["cores.0.routes=[\"/ws\", \"/other\"]", "cores.1.routes=[]"],
             &[
-                "cores.0.routes names \"/echo\", which no route has; there are: /ws",
+                "cores.0.routes names \"/other\", which no route has; there are: /ws, /echo, /demo/ws",
                 "cores.1.routes must name at least one route",
             ],
         ),
@@ -541,6 +544,7 @@ fn differences_say_what_a_reload_does() {
         "routes=[{path=\"/a\", mode=\"echo\"}]",
         "admin.listen=127.0.0.1:1",
         "cores.1.cpu=1",
+        "server.demo=false",
     ])
     .unwrap();
     let expected = [

@@ -524,8 +524,8 @@ fn begin_to_connect(address: SocketAddr) -> TcpStream {
     }
 }
 
-fn batch(bytes: &[u8]) -> SendBatch {
-    let mut batch = SendBatch::default();
+fn batch(bytes: &[u8]) -> Box<SendBatch> {
+    let mut batch = Box::<SendBatch>::default();
     batch.push(Segment::Owned {
         buf: bytes.to_vec(),
         start: 0,

@@ -37,9 +37,10 @@ impl Banner<'_> {
         }
         if !self.config.routes.is_empty() {
             line("routes", &self.routes());
-        } else if self.config.server.demo
+        } else if self.config.has_demo()
             && let Some(first) = self.addresses.first()
         {
+            line("demo", &format_args!("http://{first}/"));
             line("echo", &format_args!("ws://{first}/echo"));
         }
         if let Some(admin) = self.admin {

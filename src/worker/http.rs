@@ -6,6 +6,7 @@ use super::routes::{RouteId, Routes};
 use crate::{
     base::{ids::Encoding, limits::USER_NAME_BYTES_MAX},
     config::Mode,
+    demo,
     handler::rooms::raw_room,
     proto::{
         handshake::{Subprotocol, Upgrade, write_switching_protocols},
@@ -71,6 +72,11 @@ fn try_decide(
         ["healthz"] => return Err(Box::new(probe(head, true))),
         ["readyz"] => return Err(Box::new(probe(head, stopping.is_none()))),
         _ => {}
+    }
+    if routes.has_demo()
+        && let Some(response) = demo::answer(head, &segments)
+    {
+        return Err(Box::new(response));
     }
     let Some((route, room)) = routes.find(&segments) else {
         let response = Response::new(404).body("there is nothing at this path");

@@ -33,6 +33,7 @@ pub(super) struct Route {
 #[derive(Debug)]
 pub(super) struct Routes {
     slots: Vec<Option<Slot>>,
+    has_demo: bool,
     node: String,
 }
 
@@ -46,6 +47,7 @@ impl Routes {
     pub(super) fn new(config: &Config, own: &CoreConfig, node: String) -> Self {
         let mut routes = Self {
             slots: Vec::new(),
+            has_demo: false,
             node,
         };
         routes.reload(config, own);
@@ -54,6 +56,7 @@ impl Routes {
 
     /// Takes up another configuration. Says whether a route with connections is no longer served.
     pub(super) fn reload(&mut self, config: &Config, own: &CoreConfig) -> bool {
+        self.has_demo = config.has_demo();
         let mut wanted: Vec<_> = config
             .effective_routes()
             .into_iter()
@@ -121,6 +124,11 @@ impl Routes {
             }
         }
         found
+    }
+
+    /// Whether the demo page is served beside them.
+    pub(super) fn has_demo(&self) -> bool {
+        self.has_demo
     }
 
     pub(super) fn get(&self, id: RouteId) -> Option<&Rc<Route>> {

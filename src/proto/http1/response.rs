@@ -155,6 +155,7 @@ fn reason(status: u16) -> &'static str {
         101 => "Switching Protocols",
         200 => "OK",
         204 => "No Content",
+        304 => "Not Modified",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
@@ -223,7 +224,7 @@ mod tests {
     #[test]
     fn statuses_have_their_phrases() {
         for status in [
-            101, 200, 400, 403, 404, 405, 408, 413, 414, 426, 429, 431, 500, 503,
+            101, 200, 304, 400, 403, 404, 405, 408, 413, 414, 426, 429, 431, 500, 503,
         ] {
             assert!(!reason(status).is_empty(), "{status}");
         }
