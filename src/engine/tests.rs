@@ -524,13 +524,14 @@ fn begin_to_connect(address: SocketAddr) -> TcpStream {
     }
 }
 
-fn batch(bytes: &[u8]) -> SendBatch {
+/// A batch of one run, as the engine takes it.
+fn batch<B: From<SendBatch>>(bytes: &[u8]) -> B {
     let mut batch = SendBatch::default();
     batch.push(Segment::Owned {
         buf: bytes.to_vec(),
         start: 0,
     });
-    batch
+    batch.into()
 }
 
 pub(super) fn an_adopted_connection_lives_as_an_accepted_one_does<K: Real>() {
