@@ -56,15 +56,11 @@ impl Shape {
             let by_back = message.len().checked_sub(payload_bytes + self.back);
             if by_back == Some(front) || self.is_bare {
                 return match self.at(message, front, origin) {
-                    found @ Found::Payload(_)
-                        if message.len() == front + payload_bytes + self.back =>
-                    {
-                        found
-                    }
-                    Found::Payload(tag) => self.odd(message, tag),
-                    Found::Broken(tag) => Found::Broken(tag),
+                    // Nothing may stand behind one that is bare.
+                    Found::Payload(tag) if by_back != Some(front) => Found::Broken(Some(tag)),
                     Found::Other if self.is_bare => Found::Broken(None),
                     Found::Other => self.search(message, origin),
+                    found => found,
                 };
             }
             if let Some(at) = by_back
@@ -85,16 +81,6 @@ impl Shape {
             };
         }
         self.search(message, origin)
-    }
-
-    /// A payload with more behind it than there was: only a bare one has no envelope that may
-    /// grow.
-    fn odd(&self, _message: &[u8], tag: Tag) -> Found {
-        if self.is_bare {
-            Found::Broken(Some(tag))
-        } else {
-            Found::Payload(tag)
-        }
     }
 
     /// Judges the payload at `at`: broken if only its tag or only its filler is right.

@@ -524,6 +524,7 @@ fn begin_to_connect(address: SocketAddr) -> TcpStream {
     }
 }
 
+/// A batch of one run.
 fn batch(bytes: &[u8]) -> Box<SendBatch> {
     let mut batch = Box::<SendBatch>::default();
     batch.push(Segment::Owned {

@@ -13,8 +13,8 @@ use super::{Connection, data_kind};
 impl Connection {
     /// Hands long messages out as [`Event::Part`]s from the next message on, or no longer.
     ///
-    /// Short ones still come as [`Event::Message`]s, and messages of up to 4 KiB too where the input
-    /// ends in them. What a part is of has been held against the limit, as far as its length is known.
+    /// Short ones still come as [`Event::Message`]s, and so do those that begin with a frame of up to 4
+    /// KiB, unless that is all and lies whole in the input. What a part is of has been held against the limit, as far as its length is known.
     pub const fn set_relaying(&mut self, relays: bool) {
         self.relays = relays;
     }
@@ -28,20 +28,18 @@ impl Connection {
         let Some((header, header_len)) = self.decode_header(input.remaining())? else {
             return Ok(None);
         };
-        if !self.relays_frame(&header) {
+        if header.opcode.is_control() {
             return Ok(None);
         }
         let payload_len = self.judge_len(&header)?;
         let at_hand = payload_len.min(input.len() - header_len);
-        let is_alone = header.fin && header.opcode != OpCode::Continuation;
-        if is_alone && at_hand < payload_len && payload_len <= ASSEMBLED_BYTES_MAX {
+        let is_whole = header.fin && at_hand == payload_len;
+        let is_alone = is_whole && header.opcode != OpCode::Continuation;
+        if !is_alone && !self.relays_frame(&header) {
             return Ok(None);
         }
         let bytes = input.take(header_len + at_hand);
-        if is_alone
-            && at_hand == payload_len
-            && let Some(kind) = data_kind(header.opcode)
-        {
+        if is_alone && let Some(kind) = data_kind(header.opcode) {
             let payload = &mut bytes[header_len..];
             if let Some(key) = header.mask {
                 apply_mask(payload, key, 0);
@@ -66,14 +64,15 @@ impl Connection {
         self.hand_out(bytes, 0)
     }
 
-    /// Whether the frame belongs to a message that is handed out in parts, or begins one.
+    /// Whether the frame belongs to a message that is handed out in parts, or begins one that does not
+    /// lie whole in the input.
     pub(super) fn relays_frame(&self, header: &FrameHeader) -> bool {
         if header.opcode.is_control() {
             return false;
         }
         match self.partial.as_ref().and_then(|p| p.message.as_ref()) {
             Some(message) => message.is_relayed,
-            None => self.relays,
+            None => self.relays && header.payload_len > ASSEMBLED_BYTES_MAX as u64,
         }
     }
 
@@ -149,6 +148,6 @@ impl Connection {
     }
 }
 
-/// A message of up to this length that the input cuts is assembled: one frame of it costs less than
-/// two.
+/// What begins with a frame of up to this length and does not lie whole in the input is assembled: one
+/// frame of it costs less than two.
 const ASSEMBLED_BYTES_MAX: usize = 4 << 10;
