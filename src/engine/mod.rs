@@ -152,8 +152,9 @@ pub trait Engine {
     /// The bytes of `chunk`, to be worked on in place.
     fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8];
 
-    /// Who lends parts of `chunk`, for what is to be sent from where it was received.
-    fn lender(&self, chunk: &Chunk) -> Lender;
+    /// Who lends parts of `chunk`, for what is to be sent from where it was received; none if this
+    /// engine lends nothing.
+    fn lender(&self, chunk: &Chunk) -> Option<Lender>;
 
     /// Gives a chunk back. Its buffer is used again once all of it is back, loans included.
     fn release(&mut self, chunk: Chunk);

@@ -476,8 +476,8 @@ impl Kernel for SimKernel {
         self.pool.release(&chunk);
     }
 
-    fn lender(&self, chunk: &Chunk) -> Lender {
-        self.pool.lender(chunk)
+    fn lender(&self, chunk: &Chunk) -> Option<Lender> {
+        Some(self.pool.lender(chunk))
     }
 
     fn buffers_free(&mut self) -> usize {

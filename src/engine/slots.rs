@@ -167,8 +167,10 @@ pub trait Kernel {
     fn chunk_mut(&mut self, chunk: &Chunk) -> &mut [u8];
     /// Takes a chunk back.
     fn recycle(&mut self, chunk: Chunk);
-    /// Who lends parts of a chunk.
-    fn lender(&self, chunk: &Chunk) -> Lender;
+    /// Who lends parts of a chunk, if it lends any.
+    fn lender(&self, _: &Chunk) -> Option<Lender> {
+        None
+    }
     /// Buffers that a receive could use now.
     fn buffers_free(&mut self) -> usize;
     /// Overflows of the completion queue, since the start.
@@ -523,7 +525,7 @@ impl<K: Kernel> Engine for Slots<K> {
         self.kernel.chunk_mut(chunk)
     }
 
-    fn lender(&self, chunk: &Chunk) -> Lender {
+    fn lender(&self, chunk: &Chunk) -> Option<Lender> {
         self.kernel.lender(chunk)
     }
 

@@ -509,8 +509,8 @@ impl Kernel for UringKernel {
         self.buffers.release(&chunk);
     }
 
-    fn lender(&self, chunk: &Chunk) -> Lender {
-        self.buffers.lender(chunk)
+    fn lender(&self, chunk: &Chunk) -> Option<Lender> {
+        Some(self.buffers.lender(chunk))
     }
 
     fn buffers_free(&mut self) -> usize {

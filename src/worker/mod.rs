@@ -361,8 +361,9 @@ impl<E: Engine> Worker<E> {
         let core = &mut self.core;
         core.counters.bytes_in_total.add(chunk.len() as u64);
         // What is shorter is copied.
-        let lender =
-            (chunk.len() > core.spare.coalesce_bytes_max()).then(|| self.engine.lender(&chunk));
+        let lender = (chunk.len() > core.spare.coalesce_bytes_max())
+            .then(|| self.engine.lender(&chunk))
+            .flatten();
         let bytes = self.engine.chunk_mut(&chunk);
         guarded(core, conn, |core| {
             core.on_bytes(conn, bytes, lender.as_ref());
