@@ -90,6 +90,10 @@ pub struct BenchArgs {
     /// The server's process [default: the one that listens at a loopback URL].
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pid: Option<i32>,
+    /// Look for what has come again and again, with a break of so long, and never sleep: then the server
+    /// never has to wake the generator, which on one machine can cost it as much as the message.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    poll: Option<Duration>,
     /// How long to wait for a message before it counts as lost.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
     timeout: Duration,
@@ -199,6 +203,12 @@ pub(crate) struct Settings {
     pub(crate) refusal: Option<String>,
     /// Whether a publisher gets its own messages.
     pub(crate) to_self: bool,
+    #[serde(
+        rename = "poll_s",
+        serialize_with = "maybe_seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) poll: Option<Duration>,
     #[serde(rename = "timeout_s", serialize_with = "seconds")]
     pub(crate) timeout: Duration,
     #[serde(rename = "ready_timeout_s", serialize_with = "seconds")]
@@ -258,6 +268,7 @@ impl Settings {
             message,
             refusal: args.refusal.or(preset.refusal.map(str::to_owned)),
             to_self: !args.no_self,
+            poll: args.poll,
             timeout: args.timeout,
             ready_timeout: args.ready_timeout,
             cpu: args.cpu,
@@ -277,6 +288,10 @@ impl Settings {
             &format!("--payload must be at least {TAG_BYTES} bytes: a message is told by its tag"),
         )?;
         refuse(!self.duration.is_zero(), "--duration must be above 0")?;
+        refuse(
+            self.poll.is_none_or(|poll| poll <= POLL_MAX),
+            "--poll must be 10ms at most",
+        )?;
         refuse(!self.timeout.is_zero(), "--timeout must be above 0")?;
         refuse(
             !self.ready_timeout.is_zero(),
@@ -461,6 +476,9 @@ const OPEN_WINDOW_MAX: usize = 4096;
 const OPEN_RUN_BYTES: usize = 32 * 1024;
 const OPEN_RUN_MAX: usize = 64;
 const TIME_SECONDS_MAX: f64 = 3600.0;
+
+/// The longest break of `--poll`: beyond, sleeping would be better.
+const POLL_MAX: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {

@@ -99,6 +99,10 @@ pub(crate) struct Crowd<K: SystemKernel> {
     clock: Clock,
     addr: SocketAddr,
     clients: Clients,
+    /// The break between two looks at what has come, in place of waiting.
+    poll_ns: Option<u64>,
+    /// Time spent in such breaks.
+    spun_ns: u64,
     pub(crate) progress: Progress,
 }
 
@@ -116,6 +120,8 @@ impl<K: SystemKernel> Crowd<K> {
             clock: Clock::start(),
             addr,
             clients: Clients::new(settings),
+            poll_ns: settings.poll.map(|poll| poll.as_nanos() as u64),
+            spun_ns: 0,
             progress,
         }
     }
@@ -123,6 +129,11 @@ impl<K: SystemKernel> Crowd<K> {
     /// The time now.
     pub(crate) fn now(&self) -> u64 {
         self.clock.now()
+    }
+
+    /// Time spent without sleeping and without doing anything, so far.
+    pub(crate) const fn spun(&self) -> Duration {
+        Duration::from_nanos(self.spun_ns)
     }
 
     /// Arrivals that found no receive buffer so far.
@@ -224,16 +235,28 @@ impl<K: SystemKernel> Crowd<K> {
         }
     }
 
+    /// Does nothing until `until`, and does not sleep.
+    fn spin(&mut self, since: u64, until: u64) {
+        let mut now = since;
+        while now < until {
+            std::hint::spin_loop();
+            now = self.now();
+        }
+        self.spun_ns += now - since;
+    }
+
     /// Waits for something to happen, until `until` at most, and does what follows. Gives the
     /// time then.
     pub(crate) fn turn<L: Load>(&mut self, load: &mut L, until: u64) -> u64 {
         let now = self.now();
         let next = load.next_at().map_or(until, |next| next.min(until));
-        let wait = wait_for(next.saturating_sub(now));
-        let wait = if self.clients.wake.is_empty() {
-            wait
-        } else {
-            Duration::ZERO
+        let wait = match self.poll_ns {
+            _ if !self.clients.wake.is_empty() => Duration::ZERO,
+            None => wait_for(next.saturating_sub(now)),
+            Some(poll) => {
+                self.spin(now, next.min(now + poll));
+                Duration::ZERO
+            }
         };
         self.engine.wait(wait);
         let mut events = std::mem::take(&mut self.events);

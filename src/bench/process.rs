@@ -85,6 +85,17 @@ pub(crate) struct Used {
     pub(crate) waited: Duration,
 }
 
+impl Used {
+    /// The same without user time that was spent doing nothing.
+    pub(crate) const fn without_idle(self, idle: Duration) -> Self {
+        Self {
+            total: self.total.saturating_sub(idle),
+            user: self.user.saturating_sub(idle),
+            ..self
+        }
+    }
+}
+
 /// `utime` and `stime`, fields 14 and 15 of /proc/PID/stat.
 fn ticks(stat: &str) -> Option<(u64, u64)> {
     // The name in parentheses may hold anything.

@@ -58,6 +58,8 @@ pub(crate) struct Reading {
     at: u64,
     server: Option<Cpu>,
     generator: Cpu,
+    /// What the generator has spent without doing anything.
+    spun: Duration,
 }
 
 impl Reading {
@@ -69,7 +71,9 @@ impl Reading {
         crowd: &Crowd<K>,
         pid: Option<i32>,
     ) -> Result<Self, BenchError> {
-        Self::at(crowd.now(), pid)
+        let mut reading = Self::at(crowd.now(), pid)?;
+        reading.spun = crowd.spun();
+        Ok(reading)
     }
 
     /// The same at a time of the generator's clock.
@@ -78,6 +82,7 @@ impl Reading {
             server: pid.and_then(|pid| Cpu::of(pid).ok()),
             generator: Cpu::of_self().map_err(BenchError::system("reading the CPU clock"))?,
             at: now,
+            spun: Duration::ZERO,
         })
     }
 
@@ -89,7 +94,10 @@ impl Reading {
                 .server
                 .zip(before.server)
                 .map(|(now, then)| now.since(&then)),
-            generator: self.generator.since(&before.generator),
+            generator: self
+                .generator
+                .since(&before.generator)
+                .without_idle(self.spun.saturating_sub(before.spun)),
             overdue: 0,
         }
     }

@@ -208,6 +208,21 @@ impl Raw {
         reason
     }
 
+    /// As [`Raw::expect_close`], where the beginning of a message may have come back before; its payload.
+    pub(crate) fn expect_close_after_parts(&mut self, code: u16) -> Vec<u8> {
+        let mut payload = Vec::new();
+        loop {
+            let frame = self.expect_frame();
+            if let Some((got, reason)) = frame.close() {
+                assert_eq!(got, code, "close with reason {reason:?}");
+                self.expect_end();
+                return payload;
+            }
+            assert_eq!(frame.first & FIN, 0, "a whole message: {frame:?}");
+            payload.extend(frame.payload);
+        }
+    }
+
     /// The connection ends with nothing more to read.
     pub(crate) fn expect_end(&mut self) {
         while self.fill() {}
