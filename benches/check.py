@@ -48,6 +48,17 @@ class Client:
         return bytes(got)
 
     def receive(self):
+        """A message, put together from its fragments, or a control frame: its opcode and payload."""
+        first, payload = self.frame()
+        opcode = first & 0xF
+        expect(opcode != 0, "a continuation of nothing")
+        while not first & 0x80:
+            first, more = self.frame()
+            expect(first & 0xF == 0, "a fragment is followed by something else")
+            payload += more
+        return opcode, payload
+
+    def frame(self):
         first, second = self.read(2)
         length = second & 0x7F
         if length == 126:
@@ -55,8 +66,7 @@ class Client:
         elif length == 127:
             (length,) = struct.unpack(">Q", self.read(8))
         expect(second < 0x80, "the server masks")
-        expect(first & 0x80, "the server cuts messages into fragments")
-        return first & 0xF, self.read(length)
+        return first, self.read(length)
 
     def send(self, *pieces):
         for piece in pieces:

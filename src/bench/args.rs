@@ -432,6 +432,7 @@ fn bytes(text: &str) -> Result<usize, String> {
 fn time(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     let factor = match unit {
+        "us" => Some(1e-6),
         "ms" => Some(1e-3),
         "" | "s" => Some(1.0),
         "m" => Some(60.0),
