@@ -33,9 +33,9 @@ pub const YIELD_AFTER: Duration = Duration::from_micros(250);
 pub const WATCHDOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes handed to the kernel in one send.
-pub const SEND_BATCH_BYTES_MAX: usize = 256 * 1024;
+pub const SEND_BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Segments handed to the kernel in one send.
-pub const SEND_SEGMENTS_MAX: usize = 16;
+pub const SEND_SEGMENTS_MAX: usize = 32;
 /// A contiguous outbound buffer is closed once it has grown to this length.
 pub const COALESCED_RUN_BYTES_MAX: usize = 64 * 1024;
 /// Spare buffers that a worker keeps, and the capacity above which one is not kept.
@@ -47,7 +47,7 @@ pub const SPARE_LANES_MAX: usize = 256;
 /// The capacity above which a lane's memory is not kept.
 pub const SPARE_LANE_ITEMS_MAX: usize = 64;
 /// A client that has more than this to be sent gets no more by reference to receive buffers.
-pub const BORROWED_BYTES_MAX: usize = 256 * 1024;
+pub const BORROWED_BYTES_MAX: usize = 512 * 1024;
 /// Messages of a room that are handed out in one go lie in one frame buffer of up to this length:
 /// copied once, not once for each member.
 pub const FAN_OUT_BYTES_MAX: usize = 16 * 1024;

@@ -164,15 +164,26 @@ impl UringKernel {
     /// # Errors
     /// [`UringError`] says what this system lacks.
     pub fn new(config: UringConfig) -> Result<Self, UringError> {
-        let ring = IoUring::builder()
+        let mut builder = IoUring::builder();
+        builder
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_coop_taskrun()
             .setup_submit_all()
             .setup_clamp()
-            .setup_cqsize(config.cq_entries)
-            .build(config.ring_entries)
-            .map_err(setup_error)?;
+            .setup_cqsize(config.cq_entries);
+        // One read less for each submission, since Linux 6.6.
+        let without_array = builder
+            .clone()
+            .setup_no_sqarray()
+            .build(config.ring_entries);
+        let ring = match without_array {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                builder.build(config.ring_entries)
+            }
+            made => made,
+        }
+        .map_err(setup_error)?;
         let mut probe = Probe::new();
         ring.submitter()
             .register_probe(&mut probe)

@@ -9,6 +9,10 @@ pub mod connection;
 pub mod error;
 mod event;
 pub mod header;
+#[allow(
+    unsafe_code,
+    reason = "calls what is compiled for vectors that the processor was asked for"
+)]
 pub mod mask;
 pub mod message;
 mod part;
