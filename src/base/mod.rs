@@ -4,6 +4,7 @@
 //! [`time::Now`], randomness as a seeded [`rng::Rng`].
 
 pub mod abort;
+pub mod bag;
 pub mod bucket;
 pub mod counters;
 pub mod ids;

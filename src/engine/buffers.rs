@@ -73,7 +73,8 @@ pub struct Lender {
 }
 
 impl Pool {
-    /// `count` buffers of `buffer_bytes` each, all idle. Memory that is never used is never touched.
+    /// `count` buffers of `buffer_bytes` each, all idle. Their memory is there from the start: it counts
+    /// against the core's budget anyway, and no arrival has to wait for a page.
     pub(super) fn new(count: u16, buffer_bytes: u32) -> Self {
         Self::with_poison(count, buffer_bytes, false)
     }
@@ -94,6 +95,10 @@ impl Pool {
         let Some(memory) = NonNull::new(memory) else {
             alloc::handle_alloc_error(layout)
         };
+        for page in (0..layout.size()).step_by(PAGE_BYTES) {
+            // SAFETY: within the memory that was just allocated.
+            unsafe { memory.as_ptr().add(page).write_volatile(0) };
+        }
         Self {
             shared: Rc::new(Shared {
                 memory,

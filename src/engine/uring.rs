@@ -73,7 +73,9 @@ pub struct UringKernel {
     buffers: RecvBuffers,
     listeners: Vec<Option<OwnedFd>>,
     /// Sends in flight by slot index.
-    sends: Paged<Option<InFlightSend>>,
+    sends: Paged<Option<Box<SendBatch>>>,
+    /// For those of several runs, where these are: few, so a map.
+    vectors: HashMap<u32, Box<Vectors>>,
     #[allow(
         clippy::vec_box,
         reason = "the kernel reads vectors where they stand: they must not move"
@@ -97,13 +99,6 @@ impl std::fmt::Debug for IoUringDebug {
     }
 }
 
-/// A batch that the kernel is sending.
-struct InFlightSend {
-    batch: Box<SendBatch>,
-    /// Where its runs are, if it has several.
-    vectors: Option<Box<Vectors>>,
-}
-
 /// What tells the kernel where the runs of a send are.
 struct Vectors {
     header: libc::msghdr,
@@ -114,14 +109,6 @@ impl std::fmt::Debug for Vectors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Vectors")
             .field("count", &self.header.msg_iovlen)
-            .finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for InFlightSend {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("InFlightSend")
-            .field("remaining", &self.batch.remaining())
             .finish_non_exhaustive()
     }
 }
@@ -215,6 +202,7 @@ impl UringKernel {
             buffers,
             listeners: Vec::new(),
             sends: Paged::new(),
+            vectors: HashMap::new(),
             spare_vectors: Vec::new(),
             receives: HashMap::new(),
             in_flight: 0,
@@ -326,13 +314,13 @@ impl UringKernel {
                 Some(Completion::ReceiveInto { tag, buf, result })
             }
             Operation::Send => {
-                let send = self.sends.get_mut(tag.index as usize)?.take()?;
-                if let Some(vectors) = send.vectors
+                let batch = self.sends.get_mut(tag.index as usize)?.take()?;
+                if single(&batch).is_none()
+                    && let Some(vectors) = self.vectors.remove(&tag.index)
                     && self.spare_vectors.len() < SPARE_VECTORS_MAX
                 {
                     self.spare_vectors.push(vectors);
                 }
-                let batch = send.batch;
                 Some(Completion::Send {
                     tag,
                     batch,
@@ -410,20 +398,15 @@ impl Kernel for UringKernel {
     }
 
     fn send(&mut self, socket: &OwnedFd, key: Key, batch: Box<SendBatch>) {
-        let mut send = InFlightSend {
-            batch,
-            vectors: None,
-        };
         let fd = types::Fd(socket.as_raw_fd());
-        let entry = if let Some(run) = single(&send.batch) {
+        let entry = if let Some(run) = single(&batch) {
             opcode::Send::new(fd, run.as_ptr(), run.len().min(u32::MAX as usize) as u32)
                 .flags(libc::MSG_NOSIGNAL)
                 .build()
         } else {
-            let spare = self.spare_vectors.pop().unwrap_or_else(Vectors::boxed);
-            let vectors = send.vectors.insert(spare);
+            let mut vectors = self.spare_vectors.pop().unwrap_or_else(Vectors::boxed);
             let mut count = 0;
-            for run in send.batch.pending().take(SEND_SEGMENTS_MAX) {
+            for run in batch.pending().take(SEND_SEGMENTS_MAX) {
                 vectors.runs[count] = libc::iovec {
                     iov_base: run.as_ptr().cast_mut().cast(),
                     iov_len: run.len(),
@@ -432,14 +415,16 @@ impl Kernel for UringKernel {
             }
             vectors.header.msg_iov = vectors.runs.as_mut_ptr();
             vectors.header.msg_iovlen = count as _;
-            opcode::SendMsg::new(fd, &raw const vectors.header)
+            let entry = opcode::SendMsg::new(fd, &raw const vectors.header)
                 .flags(libc::MSG_NOSIGNAL as u32)
-                .build()
+                .build();
+            self.vectors.insert(key.index, vectors);
+            entry
         };
         let index = key.index as usize;
         self.sends.grow_to(index, || None);
         debug_assert!(self.sends[index].is_none());
-        self.sends[index] = Some(send);
+        self.sends[index] = Some(batch);
         self.start(Operation::Send, Tag::of(key), entry);
     }
 
@@ -566,10 +551,12 @@ impl Drop for UringKernel {
     fn drop(&mut self) {
         if self.in_flight > 0 {
             self.buffers.leak();
-            for send in self.sends.iter_mut().filter_map(Option::take) {
-                // A batch's bytes are its segments', wherever the batch itself is.
-                Box::leak(send.batch);
-                send.vectors.map(Box::leak);
+            for batch in self.sends.iter_mut().filter_map(Option::take) {
+                // Its bytes are its segments', wherever the batch itself is.
+                Box::leak(batch);
+            }
+            for (_, vectors) in self.vectors.drain() {
+                Box::leak(vectors);
             }
             for (_, buf) in self.receives.drain() {
                 buf.leak();

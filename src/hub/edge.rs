@@ -21,6 +21,7 @@ use super::{
 use crate::{
     base::{
         abort::AbortOnUnwind,
+        bag::Bag,
         ids::{CoreId, Encoding, SessionKey},
         limits::{SPARE_LANE_ITEMS_MAX, SPARE_LANES_MAX, TURN_ROOM_DELIVERIES_MAX},
         segments::SharedFrame,
@@ -58,7 +59,7 @@ pub struct LocalRoom {
     revision: u32,
     home_core: CoreId,
     home: Option<HomeRoomKey>,
-    members: [Vec<SessionKey>; Encoding::COUNT],
+    members: [Bag<SessionKey>; Encoding::COUNT],
     joining: u32,
     lane: VecDeque<LaneItem>,
     sweeping: bool,
@@ -126,7 +127,7 @@ impl LocalRoom {
     }
 
     fn is_idle(&self) -> bool {
-        self.joining == 0 && self.lane.is_empty() && self.members.iter().all(Vec::is_empty)
+        self.joining == 0 && self.lane.is_empty() && self.members.iter().all(Bag::is_empty)
     }
 }
 
@@ -207,7 +208,7 @@ impl Edge {
             name: Arc::clone(&name),
             home_core,
             home: None,
-            members: [const { Vec::new() }; Encoding::COUNT],
+            members: [const { Bag::new() }; Encoding::COUNT],
             joining: 0,
             lane: VecDeque::new(),
             sweeping: false,
@@ -427,8 +428,6 @@ impl Edge {
             && let Some(membership) = session.membership_mut(key)
         {
             membership.place = Place::at(at);
-        } else if members.len() * 4 < members.capacity() && members.capacity() > 16 {
-            members.shrink_to(members.len() * 2);
         }
     }
 

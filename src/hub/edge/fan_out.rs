@@ -153,12 +153,13 @@ impl FanOut {
         {
             if let Some(frame) = &self.frames[self.encoding] {
                 let end = members.len().min(self.cursor + (budget - used));
-                for member in &members[self.cursor..end] {
-                    if self.skip != Some(*member) {
-                        // One that has gone is struck out when the lane gets there.
-                        if let Some(session) = sessions.get(*member) {
-                            receivers.deliver(session, frame, self.messages, &handling);
-                        }
+                for at in self.cursor..end {
+                    // One that has gone is struck out when the lane gets there.
+                    if let Some(member) = members.get(at)
+                        && self.skip != Some(*member)
+                        && let Some(session) = sessions.get(*member)
+                    {
+                        receivers.deliver(session, frame, self.messages, &handling);
                     }
                 }
                 used += end - self.cursor;

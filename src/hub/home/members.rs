@@ -10,12 +10,15 @@ use std::{hash::BuildHasher as _, sync::Arc};
 use bytes::Bytes;
 use hashbrown::{HashMap, HashTable};
 
-use crate::base::ids::{ClientId, Encoding};
+use crate::base::{
+    bag::Bag,
+    ids::{ClientId, Encoding},
+};
 
 /// The members of one room.
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    list: Vec<Member>,
+    list: Bag<Member>,
     /// Positions in the list; none while the list is short.
     positions: Option<Box<HashTable<u32>>>,
     /// Members by user; none while no member has named one.
@@ -38,7 +41,7 @@ pub(super) struct Member {
 }
 
 impl Members {
-    pub(super) const fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.list.len()
     }
 
@@ -73,10 +76,6 @@ impl Members {
             *users.entry(Arc::clone(user)).or_insert(0) += 1;
         }
         let at = self.list.len();
-        if at == self.list.capacity() {
-            // By half, not by twice: this is memory that is kept.
-            self.list.reserve_exact((at / 2).max(4));
-        }
         let hash = hash(member.client);
         self.list.push(member);
         let list = &self.list;
@@ -106,16 +105,15 @@ impl Members {
                 }
             }
         }
-        let member = self.list.swap_remove(at);
+        let member = self.list.swap_remove(at)?;
         if self.list.len() <= SCANNED_MAX / 2 {
             self.positions = None;
         }
-        if self.list.len() < self.list.capacity() / 4 && self.list.capacity() > SCANNED_MAX {
-            self.list.shrink_to(self.list.len() * 2);
-            let list = &self.list;
-            if let Some(positions) = &mut self.positions {
-                positions.shrink_to(list.len() * 2, |at| hash_at(list, *at));
-            }
+        let list = &self.list;
+        if let Some(positions) = &mut self.positions
+            && list.len() < positions.capacity() / 4
+        {
+            positions.shrink_to(list.len() * 2, |at| hash_at(list, *at));
         }
         self.forget_user(member.user.as_ref());
         Some(member)
@@ -155,8 +153,9 @@ fn hash(client: ClientId) -> u64 {
     foldhash::fast::FixedState::default().hash_one(client)
 }
 
-fn hash_at(list: &[Member], at: u32) -> u64 {
-    hash(list[at as usize].client)
+fn hash_at(list: &Bag<Member>, at: u32) -> u64 {
+    let member = list.get(at as usize);
+    hash(member.expect("invariant: a position of the list").client)
 }
 
 /// Up to so many members are searched one by one.
