@@ -82,6 +82,22 @@ impl<T> Bag<T> {
         page.get(index & (PAGE_LEN - 1))
     }
 
+    /// Values from position `from` on that lie side by side, none of them at `to` or behind it: at
+    /// least one if there are any.
+    #[inline]
+    pub fn run(&self, from: usize, to: usize) -> &[T] {
+        let page = match (from >> PAGE_BITS).checked_sub(1) {
+            None => Some(&self.first),
+            Some(page) => self.more.as_ref().and_then(|more| more.get(page)),
+        };
+        let Some(page) = page else {
+            return &[];
+        };
+        let start = (from & (PAGE_LEN - 1)).min(page.len());
+        let len = to.saturating_sub(from).min(page.len() - start);
+        &page[start..start + len]
+    }
+
     /// The value at `index`.
     #[inline]
     pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
@@ -191,6 +207,18 @@ mod tests {
                 prop_assert_eq!(bag.get(vector.len()), None);
             }
             prop_assert!(bag.iter().eq(&vector));
+            for (from, to) in [(0, vector.len()), (vector.len() / 3, vector.len() / 2)] {
+                let mut at = from;
+                let mut seen = Vec::new();
+                while at < to {
+                    let run = bag.run(at, to);
+                    prop_assert!(!run.is_empty());
+                    seen.extend_from_slice(run);
+                    at += run.len();
+                }
+                prop_assert_eq!(&seen, &vector[from..to]);
+            }
+            prop_assert!(bag.run(vector.len(), usize::MAX).is_empty());
             for (at, n) in vector.iter().enumerate() {
                 prop_assert_eq!(bag.get(at), Some(n));
             }

@@ -153,17 +153,19 @@ impl FanOut {
         {
             if let Some(frame) = &self.frames[self.encoding] {
                 let end = members.len().min(self.cursor + (budget - used));
-                for at in self.cursor..end {
-                    // One that has gone is struck out when the lane gets there.
-                    if let Some(member) = members.get(at)
-                        && self.skip != Some(*member)
-                        && let Some(session) = sessions.get(*member)
-                    {
-                        receivers.deliver(session, frame, self.messages, &handling);
-                    }
-                }
                 used += end - self.cursor;
-                self.cursor = end;
+                while self.cursor < end {
+                    let run = members.run(self.cursor, end);
+                    for member in run {
+                        // One that has gone is struck out when the lane gets there.
+                        if self.skip != Some(*member)
+                            && let Some(session) = sessions.get(*member)
+                        {
+                            receivers.deliver(session, frame, self.messages, &handling);
+                        }
+                    }
+                    self.cursor += run.len();
+                }
                 if self.cursor < members.len() {
                     break;
                 }

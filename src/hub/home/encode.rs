@@ -57,11 +57,15 @@ impl Message<'_> {
             .number("ts", self.ts)
             .identity("from", self.client, self.user)
             .optional("key", self.key);
-        match (self.payload, std::str::from_utf8(self.data)) {
-            (Payload::Json, _) => object.raw("data", self.data),
-            (Payload::RawText, Ok(text)) => object.string("data", text),
+        let text = match self.payload {
+            Payload::Json => return object.raw("data", self.data).end(),
+            Payload::RawText => std::str::from_utf8(self.data).ok(),
+            Payload::RawBinary => None,
+        };
+        match text {
+            Some(text) => object.string("data", text),
             // Bytes have no JSON of their own: base64, as in a data URL.
-            (Payload::RawText | Payload::RawBinary, _) => {
+            None => {
                 use base64::{Engine, prelude::BASE64_STANDARD};
                 object.string("data", &BASE64_STANDARD.encode(self.data))
             }

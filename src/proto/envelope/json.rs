@@ -4,7 +4,7 @@
 //! each field is read by itself. So an error names its field, and still carries the `id` of a
 //! command whose other fields are wrong.
 
-use std::{borrow::Cow, io::Write};
+use std::borrow::Cow;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{error::Category, value::RawValue};
@@ -450,7 +450,7 @@ pub fn push_string(out: &mut Vec<u8>, value: &str) {
 
 /// Appends a decimal number.
 pub fn push_number(out: &mut Vec<u8>, value: u64) {
-    write!(out, "{value}").expect("invariant: writing to memory does not fail");
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 #[cfg(test)]
