@@ -418,19 +418,22 @@ pub(crate) fn raise_fd_limit(wanted: u64) {
 
 /// `GET path`, answered with status and body.
 pub(crate) fn get(addr: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(addr).expect("the listener accepts");
-    stream
-        .set_read_timeout(Some(DEADLINE))
-        .expect("a timeout can be set");
+    try_get(addr, path).expect("an answer that ends with the connection")
+}
+
+/// The same of a gateway that may end meanwhile.
+pub(crate) fn try_get(addr: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"
-    )
-    .expect("the request can be written");
+    )?;
     let mut answer = Vec::new();
-    stream
-        .read_to_end(&mut answer)
-        .expect("the answer ends with the connection");
+    stream.read_to_end(&mut answer)?;
+    if answer.is_empty() {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
     let answer = String::from_utf8(answer).expect("the answer is text");
     let (head, body) = answer
         .split_once("\r\n\r\n")
@@ -440,7 +443,7 @@ pub(crate) fn get(addr: SocketAddr, path: &str) -> (u16, String) {
         .nth(1)
         .and_then(|status| status.parse().ok())
         .unwrap_or_else(|| panic!("no status in {head:?}"));
-    (status, body.to_owned())
+    Ok((status, body.to_owned()))
 }
 
 /// Awaits `future` for at most [`DEADLINE`].
