@@ -228,12 +228,9 @@ impl Connection {
                 let payload = input.take(payload_len);
                 return self.frame_in_place(&header, payload).map(Some);
             }
-            if self.relays_frame(&header) {
-                // Its header was cut; what was of it is gone, so the parts have no room in front.
-                self.begin_relayed(&header, payload_len);
-            } else {
-                self.begin_frame(&header, payload_len);
-            }
+            // A header that was cut is gone: such parts have no room in front.
+            let is_relayed = self.relays_frame(&header);
+            self.begin_frame(&header, payload_len, is_relayed);
         }
     }
 
@@ -255,8 +252,8 @@ impl Connection {
         }
     }
 
-    /// Begins a frame that is not at hand as a whole or is a fragment.
-    fn begin_frame(&mut self, header: &FrameHeader, payload_len: usize) {
+    /// Begins a frame that is not at hand as a whole or is a fragment, or one that is handed out in parts.
+    fn begin_frame(&mut self, header: &FrameHeader, payload_len: usize, is_relayed: bool) {
         let partial = self.partial.get_or_insert_default();
         partial.frame = Some(Frame {
             fin: header.fin,
@@ -270,7 +267,7 @@ impl Connection {
                 kind,
                 buf: MessageBuf::new(),
                 utf8: Utf8Validator::new(),
-                is_relayed: false,
+                is_relayed,
                 relayed_bytes: 0,
                 has_begun: false,
             });

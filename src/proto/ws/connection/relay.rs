@@ -4,10 +4,9 @@ use super::super::error::WsError;
 use super::super::event::{Event, Input, MessageKind};
 use super::super::header::{FrameHeader, OpCode};
 use super::super::mask::apply_mask;
-use super::super::message::MessageBuf;
 use super::super::part::Part;
-use super::super::partial::{Assembly, Frame};
-use super::super::utf8::{self, Utf8Validator};
+use super::super::partial::Frame;
+use super::super::utf8;
 use super::{Connection, data_kind};
 
 impl Connection {
@@ -50,7 +49,7 @@ impl Connection {
             let part = Part::new(kind, (true, true), bytes, header_len);
             return Ok(Some(Event::Part(part)));
         }
-        self.begin_relayed(&header, payload_len);
+        self.begin_frame(&header, payload_len, true);
         self.hand_out(bytes, header_len)
     }
 
@@ -73,28 +72,6 @@ impl Connection {
         match self.partial.as_ref().and_then(|p| p.message.as_ref()) {
             Some(message) => message.is_relayed,
             None => self.relays && header.payload_len > ASSEMBLED_BYTES_MAX as u64,
-        }
-    }
-
-    /// Notes a frame that is to be handed out in parts.
-    pub(super) fn begin_relayed(&mut self, header: &FrameHeader, payload_len: usize) {
-        let partial = self.partial.get_or_insert_default();
-        partial.frame = Some(Frame {
-            fin: header.fin,
-            opcode: header.opcode,
-            mask: header.mask,
-            offset: 0,
-            remaining: payload_len,
-        });
-        if let Some(kind) = data_kind(header.opcode) {
-            partial.message = Some(Assembly {
-                kind,
-                buf: MessageBuf::new(),
-                utf8: Utf8Validator::new(),
-                is_relayed: true,
-                relayed_bytes: 0,
-                has_begun: false,
-            });
         }
     }
 
