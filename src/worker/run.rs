@@ -16,7 +16,6 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     os::fd::OwnedFd,
-    pin::Pin,
     sync::Arc,
     task::Poll,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -322,8 +321,6 @@ impl<E: Engine> Driver<E> {
     async fn drive(&mut self) -> Infallible {
         let inbox = self.worker.mesh_mut().inbox().clone();
         let control = self.control.clone();
-        let mut batches = inbox.recv_async();
-        let mut orders = control.recv_async();
         let mut turns = 0;
         let mut yielded = self.clock.now().mono;
         let mut last_busy = None;
@@ -371,14 +368,19 @@ impl<E: Engine> Driver<E> {
                 .map_or(WATCHDOG_INTERVAL, |wake| wake.since(now.mono))
                 .min(WATCHDOG_INTERVAL);
             let mut sleep = std::pin::pin!(monoio::time::sleep(wake));
+            // Made anew for each wait. One that is kept is signalled by a message that a turn then takes
+            // by itself; polled again, it looks into the channel and only then stands in line, and what
+            // comes in between wakes nobody.
+            let mut batches = std::pin::pin!(inbox.recv_async());
+            let mut orders = std::pin::pin!(control.recv_async());
             let woken = poll_fn(|cx| {
                 if self.wakes.poll(cx).is_ready() {
                     return Poll::Ready(Woken::Engine);
                 }
-                if let Poll::Ready(Ok(batch)) = Pin::new(&mut batches).poll(cx) {
+                if let Poll::Ready(Ok(batch)) = batches.as_mut().poll(cx) {
                     return Poll::Ready(Woken::Batch(batch));
                 }
-                if let Poll::Ready(Ok(order)) = Pin::new(&mut orders).poll(cx) {
+                if let Poll::Ready(Ok(order)) = orders.as_mut().poll(cx) {
                     return Poll::Ready(Woken::Control(order));
                 }
                 sleep.as_mut().poll(cx).map(|()| Woken::Timer)
@@ -388,12 +390,8 @@ impl<E: Engine> Driver<E> {
                 Woken::Engine => {}
                 Woken::Batch(batch) => {
                     self.worker.mesh_mut().put_back(batch);
-                    batches = inbox.recv_async();
                 }
-                Woken::Control(order) => {
-                    self.obey(order);
-                    orders = control.recv_async();
-                }
+                Woken::Control(order) => self.obey(order),
                 Woken::Timer => {
                     by_timer = true;
                     if self.wakes.missed_before_turn().await {
