@@ -291,6 +291,25 @@ mod tests {
     }
 
     #[test]
+    fn a_header_and_its_payload_are_never_parted() {
+        for (segments_max, bytes_max, taken) in [(1, 100, 2), (2, 100, 2), (3, 100, 2), (4, 5, 2)] {
+            let mut from = SendBatch::default();
+            for _ in 0..2 {
+                let buf = b"hd".to_vec();
+                from.push(Segment::Owned { buf, start: 0 });
+                from.push(Segment::Lent {
+                    bytes: Lent::new(Box::new(b"load".to_vec())),
+                    is_glued: true,
+                });
+            }
+            let mut batch = SendBatch::default();
+            batch.take_front(&mut from, segments_max, bytes_max);
+            assert_eq!(batch.segments(), taken, "{segments_max} {bytes_max}");
+            assert_eq!((batch.remaining(), from.remaining()), (6, 6));
+        }
+    }
+
+    #[test]
     fn advancing_too_far_stops_at_the_end() {
         let mut batch = batch();
         batch.advance(1_000);
