@@ -132,6 +132,8 @@ counters! {
     data_too_large_total,
     /// Clients closed with 1009 because of `limits.message_bytes_max`.
     messages_too_big_total,
+    /// Clients closed with 1008 because of `limits.message_timeout`.
+    message_timeouts_total,
     /// Requests refused because of `limits.head_bytes_max`, `headers_max` or `target_bytes_max`.
     heads_too_large_total,
     /// Room messages dropped from a slow client's queue to make room for newer ones.
@@ -158,6 +160,8 @@ counters! {
     throttled_total,
     /// Clients closed with 1008 because of `limits.control_frames_per_second`.
     control_floods_total,
+    /// Connections reset because they went on sending after their end.
+    sent_after_end_total,
     /// Clients closed with 4006 at the end of `limits.connection_lifetime`.
     lifetimes_total,
     /// Clients closed because the core's memory budget was nearly used up.

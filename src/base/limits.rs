@@ -128,6 +128,9 @@ pub const PING_ROUNDS: u32 = 64;
 pub const LINGER: Duration = Duration::from_secs(2);
 /// Bytes that a lingering connection discards before it is reset.
 pub const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes that a client may send on after our close frame, before its own: as much as both kernels may hold
+/// of what it had sent before it could know.
+pub const CLOSING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a close frame waits for the peer's.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an evicted client may take to accept its close frame.

@@ -40,6 +40,7 @@ impl Default for Limits {
         ];
         Self {
             message_bytes_max: ByteSize(64 * KIB),
+            message_timeout: seconds(60),
             messages_per_second: 100,
             messages_burst: 200,
             rate_breaches_max: 10,

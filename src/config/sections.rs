@@ -63,6 +63,8 @@ table! {
     pub struct Limits {
         /// Longest message from a client; judged from its header.
         pub message_bytes_max: ByteSize = New in 1 => GIB;
+        /// How long a message may take without being finished or getting on; 0 is for ever.
+        pub message_timeout: Span = Open in 0 => YEAR;
         /// Messages that a client may send each second; 0 is no limit.
         pub messages_per_second: u32 = Open;
         /// Messages that it may send at once after a silence.

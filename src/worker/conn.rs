@@ -142,7 +142,11 @@ pub(super) enum State {
     /// A WebSocket.
     Open { ws: Connection, mode: Mode },
     /// A WebSocket that was sent a close frame and has not answered.
-    Closing { ws: Connection },
+    Closing {
+        ws: Connection,
+        /// Input since, in bytes.
+        discarded: usize,
+    },
     /// Nothing is read any more but the end.
     Lingering {
         /// Input thrown away so far, in bytes.
@@ -317,7 +321,7 @@ impl Conn {
     pub(super) fn input_bytes(&self) -> usize {
         let partial = match &self.state {
             State::Head(reader) => reader.buffered_bytes(),
-            State::Open { ws, .. } | State::Closing { ws } => ws.buffered_bytes(),
+            State::Open { ws, .. } | State::Closing { ws, .. } => ws.buffered_bytes(),
             State::Lingering { .. } => 0,
         };
         let Some(rare) = &self.rare else {

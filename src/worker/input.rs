@@ -1,6 +1,6 @@
 //! What clients send: heads, frames, and what follows from them.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use tracing::{debug, info};
 
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     base::{
         ids::{ClientId, Encoding, SessionKey},
-        limits::{DIRECT_RECEIVE_BYTES_MIN, LINGER_BYTES_MAX},
+        limits::{CLOSING_BYTES_MAX, DIRECT_RECEIVE_BYTES_MIN, LINGER_BYTES_MAX},
         segments::Lent,
     },
     engine::{CloseMode, ConnKey, Lender},
@@ -63,14 +63,27 @@ impl Core {
         }
         match &mut state.state {
             State::Head(_) => self.on_head_bytes(conn, bytes),
-            State::Open { .. } | State::Closing { .. } => self.feed(conn, None, bytes, lender),
+            State::Open { .. } => self.feed(conn, None, bytes, lender),
+            State::Closing { discarded, .. } => {
+                *discarded += bytes.len();
+                if *discarded > CLOSING_BYTES_MAX {
+                    return self.cut_off(conn);
+                }
+                self.feed(conn, None, bytes, lender);
+            }
             State::Lingering { discarded, .. } => {
                 *discarded += bytes.len();
                 if *discarded > LINGER_BYTES_MAX {
-                    self.drop_conn(conn, CloseMode::Reset);
+                    self.cut_off(conn);
                 }
             }
         }
+    }
+
+    /// It does not stop sending, although its end has come.
+    fn cut_off(&mut self, conn: ConnKey) {
+        self.counters.sent_after_end_total.inc();
+        self.drop_conn(conn, CloseMode::Reset);
     }
 
     fn on_head_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
@@ -203,7 +216,7 @@ impl Core {
             let has_had_its_turn = state.has_had_its_turn(self.turn, self.turn_messages);
             let (ws, mode) = match &mut state.state {
                 State::Open { ws, mode } => (ws, Some(*mode)),
-                State::Closing { ws } => (ws, None),
+                State::Closing { ws, .. } => (ws, None),
                 State::Head(_) | State::Lingering { .. } => return,
             };
             let waits = direct.is_none() && mode.is_some();
@@ -305,7 +318,7 @@ impl Core {
                 Err(error) => return self.on_breach(conn, &error),
             }
         }
-        self.prefer_direct(conn);
+        self.after_input(conn, route.limits.message_timeout.0);
     }
 
     /// Payload arrived in its message's own buffer.
@@ -375,15 +388,25 @@ impl Core {
         }
     }
 
-    /// Where much of a frame is still to come, it is received straight into its message.
-    fn prefer_direct(&mut self, conn: ConnKey) {
-        if let Some(state) = self.conns.get_mut(conn)
-            && state.receive == Receive::On
-            && let State::Open { ws, .. } = &state.state
-            && ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN
-        {
+    /// All input is used up. A message that it has begun has its time; where much of a frame is still
+    /// to come, it is received straight into its message.
+    fn after_input(&mut self, conn: ConnKey, message_timeout: Duration) {
+        let now = self.now.mono;
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        let State::Open { ws, .. } = &mut state.state else {
+            return;
+        };
+        let Some(since) = ws.unfinished_since(now) else {
+            return;
+        };
+        if state.receive == Receive::On && ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN {
             state.receive = Receive::Pausing;
             self.actions.push_back(Action::PauseReceive(conn));
+        }
+        if !message_timeout.is_zero() {
+            self.arm_by(conn, since.plus(message_timeout));
         }
     }
 

@@ -367,7 +367,7 @@ impl Core {
             is_reset: false,
         };
         if let State::Open { ws, .. } = std::mem::replace(&mut state.state, lingering) {
-            state.state = State::Closing { ws };
+            state.state = State::Closing { ws, discarded: 0 };
         }
         // Input that waited is not looked at any more, but the peer's close may follow it.
         let stalled = state.take_stalled();

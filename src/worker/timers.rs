@@ -70,6 +70,12 @@ impl Core {
             state.last_read = now;
             self.go_on_receiving(conn);
         }
+        let message = self.message_ends_at(conn, limits.message_timeout.0);
+        if message.is_some_and(|at| now >= at) {
+            self.counters.message_timeouts_total.inc();
+            let code = CloseCode::POLICY_VIOLATION;
+            return self.begin_close(conn, code, "message timeout", LeaveReason::TimedOut);
+        }
         let Some(heartbeat) = self.check_heartbeat(conn, limits) else {
             return;
         };
@@ -81,10 +87,27 @@ impl Core {
             Some(state.ends_at),
             state.throttled_until(),
             state.stuck_at(limits.buffered_time_max.0),
+            message,
         ];
         if let Some(next) = next.into_iter().flatten().min() {
             self.arm_by(conn, next);
         }
+    }
+
+    /// When the message that a client has begun must be finished, or have got on. What is not read is
+    /// not late.
+    fn message_ends_at(&mut self, conn: ConnKey, timeout: Duration) -> Option<Instant> {
+        let now = self.now.mono;
+        let state = self.conns.get_mut(conn)?;
+        let is_paused = state.is_stalled() || state.throttled_until().is_some();
+        let State::Open { ws, .. } = &mut state.state else {
+            return None;
+        };
+        if is_paused {
+            ws.forgive_pause();
+        }
+        let since = ws.unfinished_since(now)?;
+        (!timeout.is_zero()).then(|| since.plus(timeout))
     }
 
     /// A client is pinged after a while of silence, and closed if it stays silent. Any byte

@@ -21,6 +21,7 @@
 
 mod direct;
 mod headers;
+pub(super) mod progress;
 mod relay;
 #[cfg(test)]
 mod tests;

@@ -90,6 +90,16 @@ impl Client {
         self.out.pop();
     }
 
+    /// Takes the last byte back of what was to be written.
+    pub(super) fn keep_back_the_end(&mut self) -> Vec<u8> {
+        self.out.pop().into_iter().collect()
+    }
+
+    /// Adds bytes to what is to be written.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
     pub(super) fn text(&mut self, payload: &str) {
         self.send(OpCode::Text, payload.as_bytes());
     }
