@@ -114,8 +114,8 @@ pub const MESSAGE_PATIENCE: Duration = Duration::from_secs(1);
 pub const BACKLOG_BYTES_MIN: usize = 16 * 1024;
 /// Connections with a backlog that are compared in one turn to find the largest.
 pub const TURN_BACKLOGS_COMPARED_MAX: usize = 1024;
-/// Clients evicted in one turn to free memory.
-pub const TURN_MEMORY_EVICTIONS_MAX: usize = 16;
+/// Clients evicted in one turn to free memory: as many as one turn can make take more.
+pub const TURN_MEMORY_EVICTIONS_MAX: usize = TURN_COMPLETIONS_MAX;
 /// How often memory is given back while it is short.
 pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the kernel is asked how much of a backlogged connection's output it still holds.

@@ -71,6 +71,8 @@ pub(super) struct Conn {
     pub(super) is_refused: bool,
     /// It counts among its address's connections.
     pub(super) is_counted: bool,
+    /// It was closed to free the memory that it takes.
+    pub(super) is_leaving: bool,
     /// It is listed among those with a backlog.
     pub(super) is_backlogged: bool,
     /// It asked for pings as messages.
@@ -233,6 +235,7 @@ impl Conn {
             is_draining: false,
             is_refused: false,
             is_counted: false,
+            is_leaving: false,
             is_backlogged: false,
             app_heartbeat: false,
             drops_parts: false,

@@ -6,7 +6,7 @@ use tracing::{debug, info};
 
 use super::{
     Action, Core, Timer,
-    conn::{Conns, Ping, StallCause, State},
+    conn::{Conns, Ping, Receive, StallCause, State},
     routes::{NO_ROUTE, Routes},
 };
 use crate::{
@@ -403,6 +403,10 @@ impl Core {
         };
         state.take_stalled();
         state.set_above_high(None);
+        if state.receive == Receive::Direct {
+            // The message's buffer is not waited for until the peer sends on.
+            self.actions.push_back(Action::PauseReceive(conn));
+        }
         let after = if is_reset { EVICTION_LINGER } else { LINGER };
         self.resume_if_off(conn);
         self.set_timer(conn, after);
