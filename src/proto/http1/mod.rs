@@ -12,7 +12,7 @@ mod request;
 mod response;
 mod target;
 
-pub(in crate::proto) use grammar::{is_token, list_elements};
+pub(in crate::proto) use grammar::{is_tchar, is_token, list_elements, trim};
 pub use reader::HeadReader;
 pub use request::{Head, HeadError, HeadLimits};
 pub use response::Response;
