@@ -5,6 +5,7 @@
 //! requests are not accepted, and no connection outlives its first response, so framing is limited
 //! to heads. `httparse` reads them, and what two parsers might read in two ways is refused on top.
 
+mod authority;
 mod grammar;
 mod lines;
 mod reader;
