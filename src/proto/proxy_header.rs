@@ -17,7 +17,7 @@ use self::checksum::crc32c;
 #[derive(Debug, Default)]
 pub struct ProxyHeaderReader {
     /// What there is of a header that came in pieces.
-    partial: Option<Box<Vec<u8>>>,
+    partial: Vec<u8>,
 }
 
 /// Whom a header names.
@@ -68,27 +68,26 @@ impl ProxyHeaderReader {
         &mut self,
         input: &[u8],
     ) -> Result<Option<(Source, usize)>, ProxyHeaderError> {
-        let Some(partial) = &mut self.partial else {
+        let buffered = self.partial.len();
+        if buffered == 0 {
             let found = parse(input)?;
-            if found.is_none() && !input.is_empty() {
-                self.partial = Some(Box::new(input.to_vec()));
+            if found.is_none() {
+                self.partial.extend_from_slice(input);
             }
             return Ok(found);
-        };
-        let buffered = partial.len();
+        }
         // Never more than the longest header: what lies beyond is not its own.
         let room = V2_BYTES_MAX - buffered;
-        partial.extend_from_slice(&input[..input.len().min(room)]);
-        let found = parse(partial)?;
+        self.partial
+            .extend_from_slice(&input[..input.len().min(room)]);
+        let found = parse(&self.partial)?;
         Ok(found.map(|(source, length)| (source, length - buffered)))
     }
 
     /// Bytes held for a header that is not whole.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
-        self.partial
-            .as_ref()
-            .map_or(0, |partial| partial.capacity())
+        self.partial.capacity()
     }
 }
 
