@@ -11,7 +11,7 @@ use std::{
 
 use common::{
     Counters, DEADLINE,
-    attack::{Siege, client, close_code, command},
+    attack::{Siege, client, close_code},
     raise_fd_limit,
     raw::{BINARY, FIN, PING, Raw, TEXT, frame, header, masked, stopped_reader},
 };

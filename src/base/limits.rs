@@ -18,6 +18,8 @@ pub const TURN_ROOM_DELIVERIES_MAX: usize = 1024;
 pub const TURN_CLOSES_MAX: usize = 256;
 /// Stalled connections whose input is taken up again in one turn.
 pub const TURN_RESUMES_MAX: usize = 64;
+/// Bytes of it that are looked at in one go.
+pub const STALLED_SLICE_BYTES: usize = 16 * 1024;
 /// Messages of one client handled in one turn; what it has sent beyond them waits for the next.
 pub const TURN_CLIENT_MESSAGES_MAX: u32 = 512;
 /// Messages handled in one turn after which a client's share shrinks to
@@ -99,6 +101,14 @@ pub const MESH_DELIVERY_OVERHEAD_BYTES: u64 = 128;
 
 /// Data frames with at least this much still to come are received into the message's buffer.
 pub const DIRECT_RECEIVE_BYTES_MIN: usize = 32 * 1024;
+
+/// What a fragment of a message costs of `limits.bytes_per_second` beyond its bytes: as many of one byte
+/// as fit in a rate would cost more than as many messages.
+pub const FRAGMENT_COST_BYTES: usize = 64;
+/// Fragments that count for one message in a client's share of a turn.
+pub const FRAGMENTS_PER_MESSAGE: u32 = 16;
+/// Fragments after which it is seen whether a client has had that share.
+pub const FRAGMENTS_PER_PAUSE: u32 = 256;
 
 /// Over how long refused messages are counted towards `limits.rate_breaches_max`.
 pub const RATE_BREACH_WINDOW: Duration = Duration::from_secs(10);

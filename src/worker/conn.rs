@@ -208,6 +208,8 @@ pub(super) enum Ping {
 #[derive(Debug)]
 pub(super) struct Stall {
     pub(super) bytes: Vec<u8>,
+    /// How many of them have been looked at.
+    pub(super) at: usize,
     pub(super) cause: StallCause,
 }
 

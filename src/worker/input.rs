@@ -14,7 +14,10 @@ use super::{
 use crate::{
     base::{
         ids::{ClientId, Encoding, SessionKey},
-        limits::{CLOSING_BYTES_MAX, DIRECT_RECEIVE_BYTES_MIN, LINGER_BYTES_MAX},
+        limits::{
+            CLOSING_BYTES_MAX, DIRECT_RECEIVE_BYTES_MIN, FRAGMENT_COST_BYTES,
+            FRAGMENTS_PER_MESSAGE, FRAGMENTS_PER_PAUSE, LINGER_BYTES_MAX, STALLED_SLICE_BYTES,
+        },
         segments::Lent,
     },
     engine::{CloseMode, ConnKey, Lender},
@@ -216,8 +219,21 @@ impl Core {
         bytes: &mut [u8],
         lender: Option<&Lender>,
     ) {
+        let mut input = Input::pausing(bytes, FRAGMENTS_PER_PAUSE);
+        self.work_through(conn, direct, &mut input, lender);
+        if input.fragments() > 0 {
+            self.charge_bytes(conn, input.fragments() as usize * FRAGMENT_COST_BYTES);
+        }
+    }
+
+    fn work_through(
+        &mut self,
+        conn: ConnKey,
+        direct: Option<Direct>,
+        input: &mut Input<'_>,
+        lender: Option<&Lender>,
+    ) {
         let mut direct = direct;
-        let mut input = Input::new(bytes);
         let now = self.now.mono;
         let Some(route) = self.route_of(conn) else {
             return;
@@ -250,10 +266,17 @@ impl Core {
             let polled = match direct.take() {
                 Some(direct) => ws.handle_direct(direct),
                 // After payload of its own the input may be empty, and the frame unfinished.
-                None => ws.poll_event(&mut input),
+                None => ws.poll_event(input),
             };
             match polled {
-                Ok(None) => break,
+                // Fragments, which end nothing and so are no messages, but take their time.
+                Ok(None) => {
+                    if input.is_empty() {
+                        break;
+                    }
+                    state.turn_messages += FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE;
+                    self.turn_messages += FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE;
+                }
                 Ok(Some(Event::Message(message))) => {
                     let Some(mode) = mode else { continue };
                     self.counters.messages_in_total.inc();
@@ -435,7 +458,11 @@ impl Core {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
-        state.rare_mut().stalled = Some(Stall { bytes, cause });
+        state.rare_mut().stalled = Some(Stall {
+            bytes,
+            at: 0,
+            cause,
+        });
         if state.receive == Receive::On {
             state.receive = Receive::Pausing;
             self.actions.push_back(Action::PauseReceive(conn));
@@ -453,14 +480,35 @@ impl Core {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
-        let Some(mut stall) = state.take_stalled() else {
+        let Some(Stall {
+            mut bytes, mut at, ..
+        }) = state.take_stalled()
+        else {
             return;
         };
         // What it has sent meanwhile comes only now; its silence was not its own.
         state.last_read = self.now.mono;
-        match state.state {
-            State::Head(_) => self.on_head_bytes(conn, &mut stall.bytes),
-            _ => self.feed(conn, None, &mut stall.bytes, None),
+        let is_head = matches!(state.state, State::Head(_));
+        if is_head {
+            // What follows the head is taken up, or waits again, by itself.
+            self.on_head_bytes(conn, &mut bytes);
+        }
+        while !is_head {
+            // Slice by slice: what has to wait again is copied, and there may be a great deal of it.
+            let end = bytes.len().min(at + STALLED_SLICE_BYTES);
+            self.feed(conn, None, &mut bytes[at..end], None);
+            let Some(state) = self.conns.get_mut(conn) else {
+                return;
+            };
+            if let Some(stall) = state.stalled() {
+                stall.at = end - stall.bytes.len();
+                stall.bytes = bytes;
+                return;
+            }
+            at = end;
+            if at == bytes.len() {
+                break;
+            }
         }
         self.go_on_receiving(conn);
         if let Some(state) = self.conns.get(conn)

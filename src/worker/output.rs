@@ -372,7 +372,7 @@ impl Core {
         // Input that waited is not looked at any more, but the peer's close may follow it.
         let stalled = state.take_stalled();
         if let Some(mut stall) = stalled {
-            self.feed(conn, None, &mut stall.bytes, None);
+            self.feed(conn, None, &mut stall.bytes[stall.at..], None);
         }
         self.resume_if_off(conn);
         if let Some(session) = session.and_then(|key| self.sessions.remove(key)) {

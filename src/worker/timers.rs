@@ -99,16 +99,16 @@ impl Core {
         }
     }
 
-    /// When the message that a client has begun must be finished, or have got on. What is not read is
-    /// not late.
+    /// When the message that a client has begun must be finished, or have got on. What waits here is not
+    /// late; who has to wait for having sent too much may well be: of that, little was its message.
     fn message_ends_at(&mut self, conn: ConnKey, timeout: Duration) -> Option<Instant> {
         let now = self.now.mono;
         let state = self.conns.get_mut(conn)?;
-        let is_paused = state.is_stalled() || state.throttled_until().is_some();
+        let is_stalled = state.is_stalled();
         let State::Open { ws, .. } = &mut state.state else {
             return None;
         };
-        if is_paused {
+        if is_stalled {
             ws.forgive_pause();
         }
         let since = ws.unfinished_since(now)?;

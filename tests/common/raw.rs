@@ -168,6 +168,12 @@ impl Raw {
         response
     }
 
+    /// Everything up to the end of a head, or of the connection.
+    pub(crate) fn head(&mut self) -> Vec<u8> {
+        while find(&self.unread, b"\r\n\r\n").is_none() && self.fill() {}
+        std::mem::take(&mut self.unread)
+    }
+
     /// The next frame; `None` where the connection ended instead.
     pub(crate) fn frame(&mut self) -> Option<Frame> {
         loop {

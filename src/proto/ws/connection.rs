@@ -79,7 +79,8 @@ impl Connection {
 
     /// Reads on from what is kept and the front of `input`, up to the next event.
     ///
-    /// `None`: all of `input` is consumed. Must not be called between [`Connection::take_direct`]
+    /// `None`: all of `input` is consumed, or as many fragments as it is to pause after
+    /// ([`Input::pausing`]). Must not be called between [`Connection::take_direct`]
     /// and [`Connection::handle_direct`].
     ///
     /// # Errors
@@ -215,6 +216,9 @@ impl Connection {
                 if let Some(part) = self.fail_on_error(part)? {
                     return Ok(Some(part));
                 }
+                if input.takes_pause() {
+                    return Ok(None);
+                }
                 if self.current_frame().is_some() {
                     continue;
                 }
@@ -232,6 +236,12 @@ impl Connection {
             // A header that was cut is gone: such parts have no room in front.
             let is_relayed = self.relays_frame(&header);
             self.begin_frame(&header, payload_len, is_relayed);
+            if !is_whole(&header) {
+                input.count_fragment();
+                if input.takes_pause() {
+                    return Ok(None);
+                }
+            }
         }
     }
 

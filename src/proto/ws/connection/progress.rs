@@ -138,4 +138,40 @@ mod tests {
         );
         assert_eq!(connection.unfinished_since(at(3)), Some(at(3)));
     }
+
+    /// Empty ones, and ones of a byte: a poll ends after so many of them, and the next goes on there.
+    #[test]
+    fn a_poll_may_pause_after_fragments() {
+        for (relays, len) in [(false, 0), (false, 1), (true, 0)] {
+            let mut connection = Connection::new(Role::Server, 1 << 20);
+            connection.set_relaying(relays);
+            let start = if relays { 5000 } else { len };
+            let mut bytes = header(false, OpCode::Binary, start);
+            bytes.resize(bytes.len() + start as usize, 0);
+            for n in 1..=1000 {
+                bytes.extend(header(n == 1000, OpCode::Continuation, len));
+                bytes.resize(bytes.len() + len as usize, 0);
+            }
+            let (mut pauses, mut ends) = (0, 0);
+            let mut input = Input::pausing(&mut bytes, 100);
+            loop {
+                match connection.poll_event(&mut input).expect("it is valid") {
+                    Some(Event::Message(message)) => {
+                        ends += 1;
+                        assert_eq!(message.payload().len(), 1001 * len as usize);
+                    }
+                    Some(Event::Part(part)) => ends += usize::from(part.is_last()),
+                    Some(other) => panic!("{other:?}"),
+                    None => {
+                        if input.is_empty() {
+                            break;
+                        }
+                        pauses += 1;
+                    }
+                }
+            }
+            assert_eq!((ends, input.fragments()), (1, 1001));
+            assert!((9..=10).contains(&pauses), "{pauses}");
+        }
+    }
 }
