@@ -159,5 +159,14 @@ pub const CONFIG_PROBLEMS_MAX: usize = 200;
 pub const ROUTES_MAX: usize = 64;
 /// Entries of `[[rooms.match]]`: each new room's name is held against all of them.
 pub const ROOM_MATCHES_MAX: usize = 256;
+/// Certificates of `[[tls.certificates]]`.
+pub const CERTIFICATES_MAX: usize = 256;
+/// Bytes of a file with certificates or a key.
+pub const PEM_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Certificates that are sent as one chain.
+pub const CERTIFICATE_CHAIN_MAX: usize = 16;
+/// Bytes of names of issuers that a client is told when it is asked for a certificate; beyond them it
+/// is told none, which means any. All of them must fit into one handshake message.
+pub const ISSUER_HINTS_BYTES_MAX: usize = 16 * 1024;
 /// Workers that may have settings of their own.
 pub const CORES_MAX: u16 = 1024;

@@ -30,7 +30,7 @@ use super::process::ProcessCounters;
 use crate::{
     base::limits::{RELOAD_PATIENCE, RELOAD_QUIET, RELOAD_QUIET_MAX, RELOAD_RETRY},
     bridge::{Control, Report},
-    config::{Admin, Config, ConfigError, CoreFile, Engine, Log, Server},
+    config::{Admin, Config, ConfigError, CoreFile, Engine, Log, Server, Tls},
 };
 
 /// Where another configuration comes from.
@@ -376,6 +376,9 @@ impl Change {
         let mut needs = Vec::new();
         keep!(needs, "server", &running.server => next.server,
             Server { listen, cores, node, backlog, reload_on_change; demo });
+        keep!(needs, "tls", &running.tls => next.tls,
+            Tls { listen; min_version, handshake_timeout, ticket_lifetime, client_auth, client_ca,
+                client_user, certificates });
         keep!(needs, "engine", &running.engine => next.engine,
             Engine { kind, ring_entries, cq_entries, recv_buffers, recv_buffer_bytes,
                 accept_batch, busy_poll, coalesce });
@@ -387,7 +390,7 @@ impl Change {
             let before = running.cores.get(&core).unwrap_or(&none);
             let mut after = next.cores.remove(&core).unwrap_or_default();
             keep!(needs, format!("cores.{core}"), before => after,
-                CoreFile { cpu, listen, backlog, engine, ring_entries, cq_entries, recv_buffers,
+                CoreFile { cpu, listen, tls_listen, backlog, engine, ring_entries, cq_entries, recv_buffers,
                     recv_buffer_bytes, accept_batch, busy_poll, coalesce;
                     routes, connections_max, handshakes_inflight_max, memory_budget });
             if after != none || running.cores.contains_key(&core) {
@@ -396,6 +399,7 @@ impl Change {
         }
         let differs = [
             ("server", running.server != next.server),
+            ("tls", running.tls != next.tls),
             ("limits", running.limits != next.limits),
             ("rooms", running.rooms != next.rooms),
             ("routes", running.routes != next.routes),
