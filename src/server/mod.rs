@@ -235,6 +235,8 @@ impl Server {
                     mesh,
                     counters,
                     rng,
+                    tls: None,
+                    tls_listeners: Vec::new(),
                     now: Now::default(),
                 }
             };

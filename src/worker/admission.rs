@@ -7,7 +7,7 @@ use tracing::{debug, info};
 use super::{Action, Core, conn::Conn, mesh::Item};
 use crate::{
     base::{counters::Counter, ids::CoreId, limits::REFUSALS_LINGERING_MAX},
-    engine::{CloseMode, ConnKey},
+    engine::{CloseMode, ConnKey, ListenerId},
     proto::http1::Response,
     session::addresses::{AddressKey, Admission},
 };
@@ -15,12 +15,19 @@ use crate::{
 impl Core {
     /// A connection has arrived: whether it is taken up is decided here, or asked of the core
     /// that counts its address. Until then nothing of it is read.
-    pub(super) fn on_accepted(&mut self, conn: ConnKey, peer: Option<SocketAddr>) {
+    pub(super) fn on_accepted(
+        &mut self,
+        conn: ConnKey,
+        listener: ListenerId,
+        peer: Option<SocketAddr>,
+    ) {
+        let is_tls = self.is_tls(listener);
         self.counters.accepted_total.inc();
         debug!(
             core = self.mesh.core(),
             conn = conn.index,
             ?peer,
+            is_tls,
             "accepted"
         );
         self.conns.insert(conn, Conn::new(self.now.mono, peer));
@@ -52,6 +59,12 @@ impl Core {
         } else {
             self.mesh.push(home, Item::Admit { conn, address });
         }
+    }
+
+    /// Whether who comes to `listener` speaks TLS.
+    fn is_tls(&self, listener: ListenerId) -> bool {
+        let listener = usize::from(listener);
+        self.tls_listeners.get(listener).copied().unwrap_or(false)
     }
 
     /// What an address counts as; nothing if it is exempt or nothing is counted.

@@ -75,6 +75,10 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// Its own generator.
     pub rng: Rng,
+    /// What TLS connections are served with; needed if there is a TLS listener.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Which of the engine's listeners speak TLS, by their number there; none beyond its end does.
+    pub tls_listeners: Vec<bool>,
     /// When it starts.
     pub now: Now,
 }
@@ -86,8 +90,8 @@ pub struct Worker<E> {
     core: Core,
     events: Vec<Event>,
     completions: usize,
-    /// Connections that have arrived and not been looked at yet, in order.
-    arrivals: VecDeque<ConnKey>,
+    /// Connections that have arrived and not been looked at yet, in order, and where.
+    arrivals: VecDeque<(ConnKey, ListenerId)>,
     /// Of these, how many a turn takes up.
     accept_batch: u32,
 }
@@ -130,6 +134,9 @@ struct Core {
     /// The turn's number, and the messages handled in it so far.
     turn: u32,
     turn_messages: u32,
+    /// What new TLS connections are served with.
+    tls: Option<Arc<rustls::ServerConfig>>,
+    tls_listeners: Vec<bool>,
     drain: Option<Drain>,
     /// Under way if a reload has taken routes away from connections.
     retiring: Option<Sweep>,
@@ -194,6 +201,8 @@ impl<E: Engine> Worker<E> {
             deferred: VecDeque::new(),
             turn: 0,
             turn_messages: 0,
+            tls: parts.tls,
+            tls_listeners: parts.tls_listeners,
             drain: None,
             retiring: None,
             refusal_log: Sampler::new(LOG_LINES_PER_SECOND),
@@ -289,6 +298,11 @@ impl<E: Engine> Worker<E> {
         core.counters.reloads_total.inc();
     }
 
+    /// Serves new TLS connections with `config`.
+    pub fn set_tls(&mut self, config: Arc<rustls::ServerConfig>) {
+        self.core.tls = Some(config);
+    }
+
     /// Clients that were cut at the end, their close not answered.
     pub fn cut(&self) -> u64 {
         self.core.drain.as_ref().map_or(0, |drain| drain.cut)
@@ -320,11 +334,11 @@ impl<E: Engine> Worker<E> {
     fn take_arrivals(&mut self) -> bool {
         let before = self.arrivals.len();
         for _ in 0..self.accept_batch {
-            let Some(conn) = self.arrivals.pop_front() else {
+            let Some((conn, listener)) = self.arrivals.pop_front() else {
                 break;
             };
             let peer = self.engine.peer_addr(conn);
-            self.core.on_accepted(conn, peer);
+            self.core.on_accepted(conn, listener, peer);
         }
         self.run_actions();
         before > 0
@@ -334,7 +348,7 @@ impl<E: Engine> Worker<E> {
         match event {
             Event::Received { conn, chunk } => self.on_received(conn, chunk),
             Event::Sent { conn, bytes, done } => self.core.on_sent(conn, bytes, done),
-            Event::Accepted { conn, .. } => self.arrivals.push_back(conn),
+            Event::Accepted { conn, listener } => self.arrivals.push_back((conn, listener)),
             Event::AcceptFailed { listener, errno } => {
                 self.core.counters.accept_errors_total.inc();
                 let error = std::io::Error::from_raw_os_error(errno);

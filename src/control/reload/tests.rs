@@ -186,6 +186,7 @@ fn headers(order: &Control) -> u32 {
     match order {
         Control::Reload(config) => config.limits.headers_max,
         Control::Drain => panic!("nobody drains"),
+        Control::Tls(_) => panic!("no certificates are read"),
     }
 }
 

@@ -88,6 +88,8 @@ impl Net {
                     mesh,
                     counters: Arc::new(Counters::default()),
                     rng: Rng::new(rng.next_u64()),
+                    tls: None,
+                    tls_listeners: Vec::new(),
                     now: at(now_ms),
                 };
                 Worker::new(engine, parts)
