@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("handler", &["base", "config", "proto", "session", "hub"]),
     ("demo", &["config", "proto"]),
     ("engine", &["base"]),
-    ("tls", &["base"]),
+    ("tls", &["base", "config"]),
     (
         "worker",
         &[

@@ -28,8 +28,8 @@ table! {
         pub handshake_timeout: Span = New in MILLISECOND => YEAR;
         /// For how long a client may come back without a full handshake; 0 is never.
         ///
-        /// Not beyond what keys of tickets live: each serves six hours, and is known for six more.
-        pub ticket_lifetime: Span = New in 0 => 6 * HOUR;
+        /// Not beyond twelve hours, for half of which a key serves: rustls would replace it itself then.
+        pub ticket_lifetime: Span = New in 0 => 12 * HOUR;
         /// Whether clients are asked for a certificate.
         pub client_auth: ClientAuth = New;
         /// The file with the certificates of who may issue clients' certificates.
