@@ -343,8 +343,8 @@ fn methods_and_what_may_stand_before_them() {
 #[test]
 fn what_speaks_something_else_is_told_so() {
     expect_all(&[
-        (TLS_CLIENT_HELLO, 400),
-        (b"\x80\x2e\x01\x03\x01", 400),
+        // SSL 2.
+        (&b"\x80\x2e\x01\x03\x01"[..], 400),
         (b"SSH-2.0-OpenSSH_9.2p1\r\n", 400),
         (b"EHLO example.com\r\n", 400),
         (b"*1\r\n$4\r\nPING\r\n", 400),
@@ -360,6 +360,21 @@ fn what_speaks_something_else_is_told_so() {
         ),
         (b"\xff\xf4\xff\xfd\x06", 400),
     ]);
+}
+
+#[test]
+fn who_speaks_tls_here_is_told_in_its_own_words() {
+    let server = Server::start(&[]);
+    for piece in [TLS_CLIENT_HELLO.len(), 1] {
+        let mut raw = Raw::connect(server.addr);
+        for piece in TLS_CLIENT_HELLO.chunks(piece) {
+            raw.try_send(piece);
+        }
+        // RFC 8446 §6: a fatal alert, handshake_failure.
+        assert_eq!(raw.rest(), [21, 3, 3, 0, 2, 2, 40]);
+    }
+    server.wait_blocking("every gauge at zero", common::Counters::is_idle);
+    assert_eq!(server.counters().total("tls_on_plain_total"), 2);
 }
 
 /// The start of a ClientHello as browsers send it to a port that they take for TLS.

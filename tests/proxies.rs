@@ -3,11 +3,23 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use common::{
-    Server, TempFile, cores,
+    Server, TempFile,
+    certs::{self, Authority},
+    cores,
     raw::{FIN, Raw, TEXT, frame, upgrade_request, upgrade_request_with},
+};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    pki_types::{CertificateDer, pem::PemObject},
 };
 
 /// The last part of the address of the balancer or proxy, and of somebody else.
@@ -445,5 +457,102 @@ fn a_flood_through_one_balancer_leaves_its_other_clients_alone() {
     assert!(started.elapsed() < Duration::from_secs(15));
     // Each of its connections is closed before the next one comes, or refused.
     flood.join().expect("no panic");
+    server.wait_blocking("every gauge at zero", common::Counters::is_idle);
+}
+
+/// A client's side of TLS over `raw`'s socket.
+fn over_tls(raw: Raw, authority: &Authority) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("it is PEM");
+    roots.add(root).expect("it is an authority's");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has some")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "edge.example.com".try_into().expect("it is a name");
+    let client = ClientConnection::new(Arc::new(config), name).expect("the configuration is good");
+    StreamOwned::new(client, raw.stream)
+}
+
+/// The status that an upgrade at `/ws` is answered with; none if the handshake fails.
+fn status_over_tls(
+    stream: &mut StreamOwned<ClientConnection, TcpStream>,
+    lines: &str,
+) -> Option<u16> {
+    stream
+        .write_all(upgrade_request_with("/ws", lines).as_bytes())
+        .ok()?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).ok()?;
+    std::str::from_utf8(&head[9..]).ok()?.parse().ok()
+}
+
+#[test]
+fn a_header_stands_in_front_of_tls_too() {
+    let authority = Authority::new("servers");
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("proxies-tls");
+    std::fs::create_dir_all(&directory).expect("the target directory can be written");
+    let issued = authority.server(&["edge.example.com"], certs::NOW);
+    let (certificate, key) = issued.write(&directory, "edge");
+    let certificates = format!(
+        "tls.certificates=[{{certificate={:?}, key={:?}}}]",
+        certificate, key
+    );
+    let both = [
+        "server.proxy_protocol=[\"127.0.0.2/32\"]",
+        "server.client_address=forwarded",
+        "server.trusted_proxies=[\"10.0.0.0/8\"]",
+        "tls.listen=127.0.0.1:0",
+        &certificates,
+    ];
+    let server = start(2, &[&both, &COUNTED]);
+    let banner = server.banner.iter();
+    let encrypted = banner
+        .clone()
+        .find_map(|line| line.split("wss://").nth(1)?.split('/').next());
+    let addr = encrypted.unwrap_or_else(|| panic!("{:?}", server.banner));
+    let addr = addr.parse().expect("an address");
+    let connect = |header: &[u8], cut: usize| {
+        let mut raw = Raw::connect_from(TRUSTED, addr);
+        let (front, back) = header.split_at(cut.min(header.len()));
+        raw.send(front);
+        raw.send(back);
+        over_tls(raw, &authority)
+    };
+    // Named by the header: judged before the handshake, with an alert for the third.
+    let mut held = Vec::new();
+    for host in 0..12_u8 {
+        for n in 0..3 {
+            let mut stream = connect(&v2([198, 51, 100, host], FIELD), usize::from(host) * 3);
+            let status = status_over_tls(&mut stream, "");
+            assert_eq!(
+                status,
+                [Some(101), Some(101), None][n],
+                "{host}, number {n}"
+            );
+            held.push(stream);
+        }
+    }
+    // Named by the request, behind a proxy that the header names: a 429 within TLS.
+    for host in 0..12_u8 {
+        for n in 0..3 {
+            let mut stream = connect(&v1("10.0.0.9"), usize::from(host) * 3);
+            let lines = format!("Forwarded: for=192.0.2.{host}\r\n");
+            let status = status_over_tls(&mut stream, &lines);
+            assert_eq!(
+                status,
+                [Some(101), Some(101), Some(429)][n],
+                "{host}, number {n}"
+            );
+            held.push(stream);
+        }
+    }
+    assert_eq!(server.counters().total("refused_ip_connections_total"), 24);
+    // A handshake without the header, and a header within the handshake, are none.
+    assert_eq!(status_over_tls(&mut connect(b"", 0), ""), None);
+    server.wait_counter_blocking("proxy_headers_refused_total", 1);
+    drop(held);
     server.wait_blocking("every gauge at zero", common::Counters::is_idle);
 }

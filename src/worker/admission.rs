@@ -12,9 +12,10 @@ use super::{
 };
 use crate::{
     base::{counters::Counter, ids::CoreId, limits::REFUSALS_LINGERING_MAX},
-    engine::{CloseMode, ConnKey},
+    engine::{CloseMode, ConnKey, ListenerId},
     proto::{http1::Response, proxy_header::ProxyHeaderReader},
     session::addresses::{AddressKey, Admission},
+    tls::stream::BareAlert,
 };
 
 /// Whether a connection is taken up, as far as can be said at once.
@@ -30,15 +31,24 @@ pub(super) enum Verdict {
 impl Core {
     /// A connection has arrived: whether it is taken up is decided here, or asked of the core
     /// that counts its address. Until then nothing of it is read, but for a balancer's PROXY header.
-    pub(super) fn on_accepted(&mut self, conn: ConnKey, peer: Option<SocketAddr>) {
+    pub(super) fn on_accepted(
+        &mut self,
+        conn: ConnKey,
+        listener: ListenerId,
+        peer: Option<SocketAddr>,
+    ) {
+        let is_tls = self.is_tls(listener);
         self.counters.accepted_total.inc();
         debug!(
             core = self.mesh.core(),
             conn = conn.index,
             ?peer,
+            is_tls,
             "accepted"
         );
-        self.conns.insert(conn, Conn::new(self.now.mono, peer));
+        let mut state = Conn::new(self.now.mono, peer);
+        state.is_tls = is_tls;
+        self.conns.insert(conn, state);
         self.heads += 1;
         if self.is_ending() {
             return self.drop_conn(conn, CloseMode::Orderly);
@@ -67,6 +77,12 @@ impl Core {
         if self.judge(conn, peer) == Verdict::LetIn {
             self.take_up(conn);
         }
+    }
+
+    /// Whether who comes to `listener` speaks TLS.
+    fn is_tls(&self, listener: ListenerId) -> bool {
+        let listener = usize::from(listener);
+        self.tls_listeners.get(listener).copied().unwrap_or(false)
     }
 
     /// Judges a connection by who is at its other end, unless that is a proxy whose requests tell
@@ -176,7 +192,12 @@ impl Core {
     fn take_up(&mut self, conn: ConnKey) {
         if let Some(state) = self.conns.get_mut(conn) {
             state.receive = super::conn::Receive::On;
+            // A PROXY header comes before the handshake.
+            let begins_tls = state.is_tls && !matches!(state.state, State::Preface(_));
             self.actions.push_back(Action::ResumeReceive(conn));
+            if begins_tls {
+                self.begin_tls(conn);
+            }
         }
     }
 
@@ -210,11 +231,21 @@ impl Core {
             self.counters.refused_total.inc();
             return self.drop_conn(conn, CloseMode::Reset);
         }
+        let mut is_tls = false;
         if let Some(state) = self.conns.get_mut(conn) {
             state.is_refused = true;
+            // Before its handshake: behind that, a response can be encrypted.
+            is_tls = state.is_tls && state.tls().is_none();
             self.refusals += 1;
         }
-        self.respond(conn, response);
+        if !is_tls {
+            return self.respond(conn, response);
+        }
+        let alert = match response.status() {
+            429 => BareAlert::AccessDenied,
+            _ => BareAlert::InternalError,
+        };
+        self.refuse_tls(conn, alert);
     }
 
     /// 503, with a time to come back that differs from client to client.

@@ -35,6 +35,7 @@ use crate::{
         outbound::{Outbound, SpareBuffers},
         rates::Meter,
     },
+    tls::stream::is_client_hello,
 };
 
 /// The rooms handler over a core's parts. A macro, since a method would borrow the connection too.
@@ -56,11 +57,30 @@ macro_rules! rooms {
 impl Core {
     /// Bytes arrived, in the buffer in which they will be worked on.
     /// Parts of them may be lent.
+    #[inline]
     pub(super) fn on_bytes(&mut self, conn: ConnKey, bytes: &mut [u8], lender: Option<&Lender>) {
+        self.on_bytes_from::<false>(conn, bytes, lender);
+    }
+
+    /// What bytes of a TLS connection say.
+    pub(super) fn on_decrypted(&mut self, conn: ConnKey, bytes: &mut [u8]) {
+        self.on_bytes_from::<true>(conn, bytes, None);
+    }
+
+    #[inline]
+    fn on_bytes_from<const DECRYPTED: bool>(
+        &mut self,
+        conn: ConnKey,
+        bytes: &mut [u8],
+        lender: Option<&Lender>,
+    ) {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
         state.last_read = self.now.mono;
+        if !DECRYPTED && state.is_tls && state.tls().is_some() {
+            return self.on_tls_bytes(conn, bytes);
+        }
         if let Some(stall) = state.stalled() {
             stall.bytes.extend_from_slice(bytes);
             return;
@@ -100,6 +120,10 @@ impl Core {
         let State::Head(reader) = &mut state.state else {
             return;
         };
+        if reader.is_empty() && !state.is_tls && bytes.first().copied().is_some_and(is_client_hello)
+        {
+            return self.on_tls_on_plain(conn);
+        }
         let is_awaited = state.counting == Counting::Awaited;
         let mut named = None;
         let decided = match reader.handle_input(bytes, &self.head_limits) {
@@ -403,7 +427,9 @@ impl Core {
             return self.stall(conn, &[], StallCause::Backlog);
         }
         let direct = match &mut state.state {
-            State::Open { ws, .. } if ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN => {
+            State::Open { ws, .. }
+                if !state.is_tls && ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN =>
+            {
                 ws.take_direct()
             }
             _ => None,
@@ -439,7 +465,10 @@ impl Core {
         let Some(since) = ws.unfinished_since(now) else {
             return;
         };
-        if state.receive == Receive::On && ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN {
+        if state.receive == Receive::On
+            && !state.is_tls
+            && ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN
+        {
             state.receive = Receive::Pausing;
             self.actions.push_back(Action::PauseReceive(conn));
         }
@@ -488,27 +517,29 @@ impl Core {
         };
         // What it has sent meanwhile comes only now; its silence was not its own.
         state.last_read = self.now.mono;
-        let is_head = matches!(state.state, State::Head(_));
-        if is_head {
+        match state.state {
             // What follows the head is taken up, or waits again, by itself.
-            self.on_head_bytes(conn, &mut bytes);
-        }
-        while !is_head {
+            State::Head(_) if state.is_tls && state.tls().is_none() => {
+                self.begin_behind_header(conn, &mut bytes);
+            }
+            State::Head(_) => self.on_head_bytes(conn, &mut bytes),
             // Slice by slice: what has to wait again is copied, and there may be a great deal of it.
-            let end = bytes.len().min(at + STALLED_SLICE_BYTES);
-            self.feed(conn, None, &mut bytes[at..end], None);
-            let Some(state) = self.conns.get_mut(conn) else {
-                return;
-            };
-            if let Some(stall) = state.stalled() {
-                stall.at = end - stall.bytes.len();
-                stall.bytes = bytes;
-                return;
-            }
-            at = end;
-            if at == bytes.len() {
-                break;
-            }
+            _ => loop {
+                let end = bytes.len().min(at + STALLED_SLICE_BYTES);
+                self.feed(conn, None, &mut bytes[at..end], None);
+                let Some(state) = self.conns.get_mut(conn) else {
+                    return;
+                };
+                if let Some(stall) = state.stalled() {
+                    stall.at = end - stall.bytes.len();
+                    stall.bytes = bytes;
+                    return;
+                }
+                at = end;
+                if at == bytes.len() {
+                    break;
+                }
+            },
         }
         self.go_on_receiving(conn);
         if let Some(state) = self.conns.get(conn)

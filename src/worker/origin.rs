@@ -90,13 +90,19 @@ impl Core {
             }
         };
         match verdict {
-            Verdict::LetIn => {
-                if !rest.is_empty() {
-                    self.on_head_bytes(conn, rest);
-                }
-            }
+            Verdict::LetIn => self.begin_behind_header(conn, rest),
             Verdict::Asked => self.hold(conn, rest.to_vec(), StallCause::Admission),
             Verdict::Refused => {}
+        }
+    }
+
+    /// Whom the PROXY header names is let in: the connection begins, with what came behind the header.
+    pub(super) fn begin_behind_header(&mut self, conn: ConnKey, rest: &mut [u8]) {
+        if self.conns.get(conn).is_some_and(|state| state.is_tls) {
+            self.begin_tls(conn);
+        }
+        if !rest.is_empty() {
+            self.on_bytes(conn, rest, None);
         }
     }
 

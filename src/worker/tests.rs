@@ -10,6 +10,7 @@ mod net;
 mod origins;
 mod policies;
 mod rooms;
+mod tls;
 
 /// A message that ends so makes the handler panic, in tests alone.
 pub(super) const PANIC: &[u8] = b"\"panic, please\"}";

@@ -8,6 +8,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod attack;
+pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod raw;
 

@@ -1,7 +1,9 @@
 //! A client of the simulated network: it opens, speaks and hears WebSocket.
 
+use rustls::AlertDescription;
 use serde_json::{Value, json};
 
+use super::tls::TlsClient;
 use crate::{
     base::rng::Rng,
     engine::sim::{PeerId, PeerRead, SimKernel},
@@ -34,10 +36,17 @@ pub(super) struct Client {
     pub(super) reads: bool,
     pub(super) answers: bool,
     next_id: u64,
+    pub(super) tls: Option<TlsClient>,
 }
 
 impl Client {
-    pub(super) fn new(core: usize, peer: PeerId, path: &str, subprotocol: &str) -> Self {
+    pub(super) fn new(
+        core: usize,
+        peer: PeerId,
+        path: &str,
+        subprotocol: &str,
+        tls: Option<TlsClient>,
+    ) -> Self {
         let handshake = ClientHandshake {
             host: "sim".to_owned(),
             path: path.to_owned(),
@@ -64,6 +73,7 @@ impl Client {
             reads: true,
             answers: true,
             next_id: 0,
+            tls,
         }
     }
 
@@ -76,8 +86,11 @@ impl Client {
         self.out.clear();
     }
 
-    /// Has these bytes stand in front of its request, which it has not begun to write.
+    /// Has these bytes stand in front of everything that it writes, which it has not begun.
     pub(super) fn say_first(&mut self, bytes: &[u8]) {
+        if let Some(tls) = &mut self.tls {
+            return tls.say_first(bytes);
+        }
         self.out.splice(0..0, bytes.iter().copied());
     }
 
@@ -94,8 +107,14 @@ impl Client {
         push_masked_frame(&mut self.out, opcode, payload, mask);
     }
 
-    pub(super) const fn has_more_to_say(&self) -> bool {
-        !self.out.is_empty()
+    /// Whether it was told that its address has too many: in words, or by an alert before its handshake.
+    pub(super) fn is_refused(&self) -> bool {
+        let denied = Some(AlertDescription::AccessDenied);
+        self.status == Some(429) || self.tls.as_ref().is_some_and(|tls| tls.alert == denied)
+    }
+
+    pub(super) fn has_more_to_say(&self) -> bool {
+        !self.out.is_empty() || self.tls.as_ref().is_some_and(TlsClient::has_more_to_say)
     }
 
     /// Forgets the last byte of what was to be written.
@@ -177,13 +196,20 @@ impl Client {
         }
         let mut busy = false;
         if !self.out.is_empty() && (self.ws.is_some() || self.opening.is_empty()) {
-            match kernel.peer_write(self.peer, &self.out) {
-                Ok(n) => {
-                    busy |= n > 0;
-                    self.out.drain(..n);
+            if let Some(tls) = &mut self.tls {
+                tls.say(&mut self.out);
+            } else {
+                match kernel.peer_write(self.peer, &self.out) {
+                    Ok(n) => {
+                        busy |= n > 0;
+                        self.out.drain(..n);
+                    }
+                    Err(_) => self.out.clear(),
                 }
-                Err(_) => self.out.clear(),
             }
+        }
+        if let Some(tls) = &mut self.tls {
+            busy |= tls.write(kernel, self.peer);
         }
         if !self.reads || self.end.is_some() {
             return busy;
@@ -196,6 +222,9 @@ impl Client {
         };
         match kernel.peer_read(self.peer, &mut bytes, max) {
             PeerRead::Data(_) => {
+                if let Some(tls) = &mut self.tls {
+                    bytes = tls.read(&bytes);
+                }
                 self.on_bytes(bytes);
                 busy = true;
             }
@@ -211,7 +240,7 @@ impl Client {
 
     fn on_bytes(&mut self, bytes: Vec<u8>) {
         let mut bytes = bytes;
-        if self.status.is_some() {
+        if self.status.is_some() || bytes.is_empty() {
             return;
         }
         if self.ws.is_none() {
