@@ -13,3 +13,6 @@ pub mod pem;
 pub mod resolver;
 pub mod server_config;
 mod tickets;
+
+#[cfg(test)]
+mod fixtures;

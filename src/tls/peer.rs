@@ -71,3 +71,6 @@ pub fn user(
     }
     Ok(Some(name.to_owned()))
 }
+
+#[cfg(test)]
+mod tests;
