@@ -12,6 +12,7 @@ pub mod peer;
 pub mod pem;
 pub mod resolver;
 pub mod server_config;
+pub mod stream;
 mod tickets;
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::{
     engine::{CloseMode, ConnKey, ListenerId},
     proto::http1::Response,
     session::addresses::{AddressKey, Admission},
+    tls::stream::BareAlert,
 };
 
 impl Core {
@@ -30,7 +31,9 @@ impl Core {
             is_tls,
             "accepted"
         );
-        self.conns.insert(conn, Conn::new(self.now.mono, peer));
+        let mut state = Conn::new(self.now.mono, peer);
+        state.is_tls = is_tls;
+        self.conns.insert(conn, state);
         self.heads += 1;
         if self.is_ending() {
             return self.drop_conn(conn, CloseMode::Orderly);
@@ -129,7 +132,11 @@ impl Core {
     fn take_up(&mut self, conn: ConnKey) {
         if let Some(state) = self.conns.get_mut(conn) {
             state.receive = super::conn::Receive::On;
+            let is_tls = state.is_tls;
             self.actions.push_back(Action::ResumeReceive(conn));
+            if is_tls {
+                self.begin_tls(conn);
+            }
         }
     }
 
@@ -163,11 +170,20 @@ impl Core {
             self.counters.refused_total.inc();
             return self.drop_conn(conn, CloseMode::Reset);
         }
+        let mut is_tls = false;
         if let Some(state) = self.conns.get_mut(conn) {
             state.is_refused = true;
+            is_tls = state.is_tls;
             self.refusals += 1;
         }
-        self.respond(conn, response);
+        if !is_tls {
+            return self.respond(conn, response);
+        }
+        let alert = match response.status() {
+            429 => BareAlert::AccessDenied,
+            _ => BareAlert::InternalError,
+        };
+        self.refuse_tls(conn, alert);
     }
 
     /// 503, with a time to come back that differs from client to client.

@@ -19,6 +19,7 @@ pub mod run;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod tls;
 
 use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 
@@ -30,6 +31,7 @@ use self::{
     memory::{Accepting, Memory},
     mesh::{Item, Mesh},
     routes::Routes,
+    tls::Records,
 };
 use crate::{
     base::{
@@ -54,6 +56,7 @@ use crate::{
     },
     proto::http1::HeadLimits,
     session::{addresses::Addresses, outbound::SpareBuffers},
+    tls::stream::Interface,
 };
 
 /// Everything a worker is made from, beside its engine.
@@ -137,6 +140,14 @@ struct Core {
     /// What new TLS connections are served with.
     tls: Option<Arc<rustls::ServerConfig>>,
     tls_listeners: Vec<bool>,
+    tls_interface: Interface,
+    /// Connections that speak TLS.
+    tls_open: usize,
+    /// Steps of handshakes taken in this turn.
+    tls_steps: u32,
+    /// Connections that wait for a step, and some that can't go on, in order.
+    tls_waiting: VecDeque<ConnKey>,
+    records: Records,
     drain: Option<Drain>,
     /// Under way if a reload has taken routes away from connections.
     retiring: Option<Sweep>,
@@ -203,6 +214,11 @@ impl<E: Engine> Worker<E> {
             turn_messages: 0,
             tls: parts.tls,
             tls_listeners: parts.tls_listeners,
+            tls_interface: Interface::default(),
+            tls_open: 0,
+            tls_steps: 0,
+            tls_waiting: VecDeque::new(),
+            records: Records::default(),
             drain: None,
             retiring: None,
             refusal_log: Sampler::new(LOG_LINES_PER_SECOND),
@@ -248,11 +264,13 @@ impl<E: Engine> Worker<E> {
         self.core.now = now;
         self.core.turn = self.core.turn.wrapping_add(1);
         self.core.turn_messages = 0;
+        self.core.tls_steps = 0;
         self.core.counters.turns_total.inc();
         // What other cores sent before these completions were found comes first: what a client
         // asks for comes after what its answers have told it of.
         self.completions = self.engine.poll(&mut self.events, TURN_COMPLETIONS_MAX);
         let mut busy = self.core.take_mesh();
+        busy |= self.core.resume_tls();
         busy |= self.work_on_completions();
         busy |= self.take_arrivals();
         busy |= self.resume_stalled();
@@ -300,7 +318,7 @@ impl<E: Engine> Worker<E> {
 
     /// Serves new TLS connections with `config`.
     pub fn set_tls(&mut self, config: Arc<rustls::ServerConfig>) {
-        self.core.tls = Some(config);
+        self.core.set_tls(config);
     }
 
     /// Clients that were cut at the end, their close not answered.
@@ -485,6 +503,7 @@ impl<E: Engine> Worker<E> {
         counters.buffers_out.set(self.engine.buffers_out() as u64);
         counters.slots_open.set(self.engine.slots_open() as u64);
         counters.mesh_window_bytes.set(core.hub.window_bytes());
+        counters.tls_open.set(core.tls_open as u64);
         counters.handshakes_inflight.set(core.heads.into());
         counters.addresses_known.set(core.addresses.len() as u64);
         counters.memory_used_bytes.set(core.memory.used() as u64);
@@ -659,8 +678,14 @@ impl Core {
         };
         state.receive = Receive::Ended;
         state.ended = true;
+        if state.is_tls {
+            self.on_tls_stream_ended(conn, errno.is_none());
+        }
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
         let lingers = matches!(state.state, State::Lingering { .. });
-        if lingers && errno.is_none() && !state.outbound.is_drained() {
+        if lingers && errno.is_none() && !state.is_drained() {
             // Its end may have overtaken our last words: they still go out.
             return;
         }
