@@ -5,7 +5,7 @@ use rcgen::{CertificateParams, DnType, DnValue, SanType, string::Ia5String};
 use super::*;
 use crate::tls::fixtures::{Authority, named};
 
-fn user_of(params: &CertificateParams, from: ClientUser) -> Result<Option<String>, PeerError> {
+fn named_by(params: &CertificateParams, from: ClientUser) -> Result<Option<String>, PeerError> {
     let pair = Authority::new("issuer").issue(params);
     user(pair.certificate.der(), from)
 }
@@ -32,7 +32,7 @@ fn the_part_that_is_asked_for_is_the_user() {
         (ClientUser::Email, Some("alice@example.com")),
         (ClientUser::Uri, Some("spiffe://example.com/alice")),
     ] {
-        let user = user_of(&params, from).unwrap();
+        let user = named_by(&params, from).unwrap();
         assert_eq!(user.as_deref(), wanted, "{from:?}");
     }
 }
@@ -46,7 +46,7 @@ fn the_most_specific_of_several_common_names_counts() {
     // rcgen keeps one of each kind, so the second one is written as a kind of its own.
     let common_name = DnType::CustomDnType(vec![2, 5, 4, 3]);
     params.distinguished_name.push(common_name, "alice");
-    let user = user_of(&params, ClientUser::CommonName).unwrap();
+    let user = named_by(&params, ClientUser::CommonName).unwrap();
     assert_eq!(user.as_deref(), Some("alice"));
 }
 
@@ -60,19 +60,19 @@ fn a_certificate_without_the_part_names_nobody() {
         ClientUser::Email,
         ClientUser::Uri,
     ] {
-        let error = user_of(&nothing, from).unwrap_err();
+        let error = named_by(&nothing, from).unwrap_err();
         assert!(matches!(error, PeerError::Missing(_)), "{from:?}: {error}");
     }
-    let error = user_of(&named("alice"), ClientUser::Dns).unwrap_err();
+    let error = named_by(&named("alice"), ClientUser::Dns).unwrap_err();
     let text = "the client's certificate has no DNS name to take the user's name from";
     assert_eq!(error.to_string(), text);
-    assert_eq!(user_of(&nothing, ClientUser::None), Ok(None));
+    assert_eq!(named_by(&nothing, ClientUser::None), Ok(None));
 }
 
 #[test]
 fn what_is_no_users_name_is_refused() {
     let refused = |name: &str| {
-        let user = user_of(&named(name), ClientUser::CommonName);
+        let user = named_by(&named(name), ClientUser::CommonName);
         assert_eq!(user, Err(PeerError::Unusable("common name")), "{name:?}");
     };
     refused("");
@@ -83,11 +83,11 @@ fn what_is_no_users_name_is_refused() {
     // 65 characters of two bytes each.
     refused(&"é".repeat(65));
     let most = "x".repeat(USER_NAME_BYTES_MAX);
-    let user = user_of(&named(&most), ClientUser::CommonName).unwrap();
+    let user = named_by(&named(&most), ClientUser::CommonName).unwrap();
     assert_eq!(user, Some(most));
     let mut params = named("alice");
     params.subject_alt_names = vec![SanType::URI(ia5("a\r\nb"))];
-    let user = user_of(&params, ClientUser::Uri);
+    let user = named_by(&params, ClientUser::Uri);
     assert_eq!(user, Err(PeerError::Unusable("URI")));
 }
 
@@ -98,7 +98,7 @@ fn a_name_in_a_strange_encoding_is_refused() {
     let common_name = DnType::CustomDnType(vec![2, 5, 4, 3]);
     let strange = DnValue::BmpString(rcgen::string::BmpString::try_from("bob").unwrap());
     params.distinguished_name.push(common_name, strange);
-    let user = user_of(&params, ClientUser::CommonName);
+    let user = named_by(&params, ClientUser::CommonName);
     assert_eq!(user, Err(PeerError::Unusable("common name")));
 }
 
@@ -110,5 +110,42 @@ fn what_is_no_certificate_is_unreadable() {
     for bytes in [&[][..], b"x", &der[..der.len() - 1], &longer] {
         let user = user(&CertificateDer::from(bytes), ClientUser::CommonName);
         assert_eq!(user, Err(PeerError::Unreadable));
+    }
+}
+
+#[test]
+fn where_certificates_name_users_nothing_else_does() {
+    let pair = Authority::new("issuer").issue(&named("alice"));
+    let certificate = Some(pair.certificate.der());
+    let nameless = Authority::new("issuer").issue(&named(""));
+    let nameless = Some(nameless.certificate.der());
+    let alice = || Some(Arc::from("alice"));
+    let bob = || Some(Arc::from("bob"));
+    let asked = ClientUser::CommonName;
+    for (certificate, from, claimed, wanted) in [
+        (certificate, asked, None, Ok(alice())),
+        (certificate, asked, alice(), Ok(alice())),
+        (certificate, asked, bob(), Err(PeerError::Contradicted)),
+        (None, asked, None, Ok(None)),
+        (None, asked, alice(), Err(PeerError::Unproven)),
+        (
+            nameless,
+            asked,
+            None,
+            Err(PeerError::Unusable("common name")),
+        ),
+        (
+            certificate,
+            ClientUser::Dns,
+            None,
+            Err(PeerError::Missing("DNS name")),
+        ),
+        // Certificates that only let in say nothing of the user.
+        (certificate, ClientUser::None, bob(), Ok(bob())),
+        (certificate, ClientUser::None, None, Ok(None)),
+        (None, ClientUser::None, bob(), Ok(bob())),
+    ] {
+        let text = format!("{from:?}, {claimed:?}");
+        assert_eq!(user_of(certificate, from, claimed), wanted, "{text}");
     }
 }
