@@ -8,6 +8,7 @@ use super::{
     Action, Core,
     conn::{DirectLoan, Mode, Receive, Stall, StallCause, State},
     http::{Decision, Target, decide},
+    proof::proven,
     routes::{Route, RouteId},
 };
 use crate::{
@@ -115,6 +116,7 @@ impl Core {
             Ok(decided) => decided,
             Err(response) => return self.respond(conn, &response),
         };
+        let decision = proven(decision, state, self.config.tls.client_user);
         match decision {
             Decision::Respond(response) => self.respond(conn, &response),
             // A raw client joins as it opens, which takes a credit like any command.

@@ -15,6 +15,7 @@ mod input;
 mod memory;
 pub mod mesh;
 mod output;
+mod proof;
 mod routes;
 pub mod run;
 #[cfg(test)]
