@@ -79,6 +79,13 @@ impl Connection {
         self.message_bytes_max = saturate(n);
     }
 
+    /// The longest message that it takes.
+    #[inline]
+    #[must_use]
+    pub const fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max as usize
+    }
+
     /// Takes compressed messages from now on (RFC 7692), and hands them out as
     /// [`Event::Compressed`]; or refuses them again.
     pub const fn set_deflate(&mut self, deflates: bool) {
