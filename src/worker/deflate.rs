@@ -117,6 +117,12 @@ impl Deflate {
         bits >= self.compression.settings().window_bits
     }
 
+    /// What context takeover may take for all connections together.
+    #[cfg(test)]
+    pub(super) const fn takeover_bytes(&self) -> usize {
+        self.takeover_bytes
+    }
+
     /// Bytes of memory that compression takes, but for what rooms take.
     pub(super) fn memory_bytes(&self) -> usize {
         self.takeover_bytes + self.inflation.memory_bytes() + self.compression.memory_bytes()

@@ -276,6 +276,7 @@ impl Net {
                 ("short of credit", core.short_of_credit.len()),
                 ("caught up", core.caught_up.len()),
                 ("deferred", core.deferred.len()),
+                ("takeover bytes", core.deflate.takeover_bytes()),
                 ("slots", worker.engine.slots_open()),
                 ("sends", worker.engine.sends_in_flight()),
                 ("buffers", worker.engine.buffers_out()),
