@@ -1,6 +1,6 @@
 //! Clients that have agreed on compression, each in its own way, among others that have not.
 
-use std::cell::Cell;
+use std::{cell::Cell, sync::Arc};
 
 use serde_json::json;
 
@@ -267,6 +267,59 @@ fn what_is_kept_is_bounded_and_given_back() {
         net.until("it opens", |net| net.clients[client].is_open());
         let agreed = net.clients[client].codec.as_ref().unwrap().agreed;
         assert!(!agreed.server_no_context_takeover);
+        net.end();
+    });
+}
+
+#[test]
+fn a_reload_holds_for_what_is_agreed_on_from_then_on() {
+    for_each_seed("worker::tests::deflate::a_reload", 5, |seed| {
+        let mut config = Config::default();
+        config.server.demo = true;
+        config.limits.messages_per_second = 0;
+        let mut net = Net::new(seed, |own| *own = config.clone());
+        let open = |net: &mut Net, core| {
+            let client = net.connect_to(core, "/echo", JSON);
+            net.clients[client].offer(Offer::default());
+            net.until("it opens", |net| net.clients[client].is_open());
+            client
+        };
+        let reload = |net: &mut Net, config: &Config| {
+            for worker in &mut net.workers {
+                worker.reload(Arc::new(config.clone()));
+            }
+        };
+        let client = open(&mut net, 0);
+        let text = "one of many ".repeat(200);
+        let echo = |net: &mut Net| {
+            let before = net.clients[client].codec.as_ref().unwrap().received;
+            net.clients[client].send_compressed(OpCode::Text, text.as_bytes(), 1000);
+            net.settle();
+            assert_eq!(net.clients[client].texts.last(), Some(&text));
+            net.clients[client].codec.as_ref().unwrap().received - before
+        };
+        assert_eq!(echo(&mut net), 1);
+        config.deflate.message_bytes_min = ByteSize(text.len() + 1);
+        reload(&mut net, &config);
+        assert_eq!(echo(&mut net), 0, "the threshold holds at once");
+        config.deflate = crate::config::Deflate {
+            enabled: false,
+            // After a restart.
+            window_bits: 9,
+            level: 1,
+            ..crate::config::Deflate::default()
+        };
+        reload(&mut net, &config);
+        assert_eq!(echo(&mut net), 1, "what was agreed on stays");
+        let other = open(&mut net, 0);
+        assert!(net.clients[other].codec.is_none(), "nothing new is");
+        config.deflate.enabled = true;
+        config.deflate.client_context_takeover = true;
+        reload(&mut net, &config);
+        let third = open(&mut net, 0);
+        let agreed = net.clients[third].codec.as_ref().unwrap().agreed;
+        assert!(!agreed.client_no_context_takeover);
+        assert_eq!(echo(&mut net), 1);
         net.end();
     });
 }
