@@ -5,6 +5,7 @@
 //! generators. It does not know how it is measured.
 
 mod base;
+mod deflate;
 mod engine;
 mod envelope;
 mod frames;
@@ -38,6 +39,7 @@ impl Case {
 pub(crate) fn all() -> Vec<Case> {
     [
         frames::CASES,
+        deflate::CASES,
         handshake::CASES,
         envelope::CASES,
         session::CASES,

@@ -8,9 +8,9 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    AllPublishBy, ByteSize, ClientAddress, ClientAuth, ClientUser, Delivery, Drain, Engine,
-    EngineKind, Limits, Listen, Log, LogFormat, PublishBy, Rooms, Server, SlowClient, Span, Tls,
-    TlsVersion,
+    AllPublishBy, ByteSize, ClientAddress, ClientAuth, ClientUser, Deflate, Delivery, Drain,
+    Engine, EngineKind, Limits, Listen, Log, LogFormat, PublishBy, Rooms, Server, SlowClient, Span,
+    Tls, TlsVersion,
 };
 
 const KIB: usize = 1024;
@@ -121,6 +121,23 @@ impl Default for Engine {
             accept_batch: 256,
             busy_poll: seconds(0),
             coalesce: ByteSize(KIB),
+        }
+    }
+}
+
+impl Default for Deflate {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            message_bytes_min: ByteSize(KIB),
+            binary: false,
+            level: 6,
+            window_bits: 15,
+            mem_level: 8,
+            server_context_takeover: false,
+            client_context_takeover: false,
+            takeover_bytes_per_connection: ByteSize(320 * KIB),
+            takeover_bytes_per_core: ByteSize(64 * MIB),
         }
     }
 }

@@ -151,6 +151,8 @@ impl Core {
             + (self.hub.rooms_open() + self.hub.edge().len()) * ROOM_BYTES
             + self.hub.window_bytes() as usize
             + self.tls_open * TLS_BYTES
+            + self.hub.compression_bytes()
+            + self.deflate.memory_bytes()
             + self.memory.charged;
         if !self.memory.is_at(80) && !self.memory.is_accept_paused {
             return Accepting::GoesOn;
@@ -187,6 +189,8 @@ impl Core {
             self.spare.trim();
             self.records.trim();
             self.tls_waiting.shrink_to(64);
+            self.deflate.trim();
+            self.hub.trim();
             self.dirty.shrink_to(64);
             self.slow.shrink_to(64);
             self.actions.shrink_to(64);

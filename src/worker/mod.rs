@@ -8,6 +8,7 @@
 
 mod admission;
 mod conn;
+mod deflate;
 mod drain;
 mod gauges;
 mod http;
@@ -30,6 +31,7 @@ use tracing::{debug, error, warn};
 
 use self::{
     conn::{Conns, Receive, State},
+    deflate::Deflate,
     drain::{Drain, Sweep},
     memory::{Accepting, Memory},
     mesh::{Item, Mesh},
@@ -41,8 +43,8 @@ use crate::{
         counters::Counters,
         ids::CoreId,
         limits::{
-            ACCEPT_PAUSE, ROOM_TIMER_WEIGHT, TURN_COMPLETIONS_MAX, TURN_DELIVERIES_MAX,
-            TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
+            ACCEPT_PAUSE, ROOM_TIMER_WEIGHT, TURN_COMPLETIONS_MAX, TURN_DEFLATE_BYTES_MAX,
+            TURN_DELIVERIES_MAX, TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
         },
         rng::Rng,
         sampler::Sampler,
@@ -124,6 +126,7 @@ struct Core {
     mesh: Mesh,
     wheel: Wheel<Timer>,
     spare: SpareBuffers,
+    deflate: Deflate,
     /// Connections that have something to say.
     dirty: Vec<ConnKey>,
     /// What the engine is to do, in order.
@@ -205,6 +208,7 @@ impl<E: Engine> Worker<E> {
             mesh: parts.mesh,
             wheel: Wheel::new(parts.now.mono),
             spare: SpareBuffers::new(own.engine.coalesce.0),
+            deflate: Deflate::new(&parts.config.deflate),
             dirty: Vec::new(),
             actions: VecDeque::new(),
             slow: Vec::new(),
@@ -265,6 +269,8 @@ impl<E: Engine> Worker<E> {
         self.core.turn = self.core.turn.wrapping_add(1);
         self.core.turn_messages = 0;
         self.core.tls_steps = 0;
+        self.core.deflate.begin_turn();
+        self.core.hub.allow_compression(TURN_DEFLATE_BYTES_MAX);
         self.core.counters.turns_total.inc();
         // What other cores sent before these completions were found comes first: what a client
         // asks for comes after what its answers have told it of.
@@ -309,6 +315,7 @@ impl<E: Engine> Worker<E> {
         core.core_limits = own.limits(core.share);
         core.memory.set_budget(core.core_limits.memory_budget);
         core.head_limits = head_limits(&config);
+        core.deflate.reload(&config.deflate);
         core.config = Arc::clone(&config);
         if core.routes.reload(&config, &own) {
             core.begin_retiring();

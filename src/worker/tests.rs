@@ -4,6 +4,7 @@
 
 mod client;
 mod connections;
+mod deflate;
 mod limits;
 mod members;
 mod net;

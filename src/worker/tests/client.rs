@@ -11,7 +11,9 @@ use crate::{
         handshake::{ClientHandshake, HandshakeError},
         ws::{
             CloseCode, Connection, Event, Input, MessageKind, OpCode, Role, close,
-            header::push_masked_frame,
+            deflate::{Agreed, Deflater, Inflater, Offer},
+            header::{self, HEADER_BYTES_MAX, RSV1, push_masked_frame},
+            mask::apply_mask,
         },
     },
 };
@@ -22,6 +24,8 @@ pub(super) struct Client {
     handshake: ClientHandshake,
     opening: Vec<u8>,
     ws: Option<Connection>,
+    /// What it compresses and decompresses with, where that was agreed on.
+    pub(super) codec: Option<Codec>,
     out: Vec<u8>,
     /// Text messages as they came.
     pub(super) texts: Vec<String>,
@@ -39,6 +43,46 @@ pub(super) struct Client {
     pub(super) tls: Option<TlsClient>,
 }
 
+/// A client's compression: of one window in each direction, kept or forgotten as was agreed on.
+pub(super) struct Codec {
+    pub(super) agreed: Agreed,
+    deflater: Deflater,
+    inflater: Inflater,
+    /// Compressed messages that it got.
+    pub(super) received: usize,
+}
+
+impl Codec {
+    fn new(agreed: Agreed) -> Self {
+        Self {
+            agreed,
+            deflater: Deflater::new(6, agreed.client_window_bits().max(9), 8).unwrap(),
+            inflater: Inflater::new(agreed.server_window_bits()).unwrap(),
+            received: 0,
+        }
+    }
+
+    fn compress(&mut self, payload: &[u8]) -> Vec<u8> {
+        let mut wire = Vec::new();
+        if self.agreed.client_no_context_takeover {
+            self.deflater.reset();
+        }
+        assert!(self.deflater.compress(payload, &mut wire, usize::MAX >> 1));
+        wire
+    }
+
+    fn decompress(&mut self, wire: &[u8]) -> Vec<u8> {
+        let mut payload = Vec::new();
+        if self.agreed.server_no_context_takeover {
+            self.inflater.reset();
+        }
+        let inflated = self.inflater.inflate(wire, &mut payload, 64 << 20);
+        inflated.expect("the gateway keeps to RFC 7692");
+        self.received += 1;
+        payload
+    }
+}
+
 impl Client {
     pub(super) fn new(
         core: usize,
@@ -52,6 +96,7 @@ impl Client {
             path: path.to_owned(),
             key: *b"sixteen bytes ok",
             subprotocols: vec![subprotocol.to_owned()],
+            deflate: None,
         };
         let mut out = Vec::new();
         handshake.write_request(&mut out);
@@ -61,6 +106,7 @@ impl Client {
             handshake,
             opening: Vec::new(),
             ws: None,
+            codec: None,
             out,
             texts: Vec::new(),
             binaries: Vec::new(),
@@ -74,6 +120,38 @@ impl Client {
             answers: true,
             next_id: 0,
             tls,
+        }
+    }
+
+    /// Asks for compression; before anything is said.
+    pub(super) fn offer(&mut self, offer: Offer) {
+        self.handshake.deflate = Some(offer);
+        self.out.clear();
+        self.handshake.write_request(&mut self.out);
+    }
+
+    /// Sends a message compressed, in fragments of at most `bytes_max` bytes.
+    pub(super) fn send_compressed(&mut self, opcode: OpCode, payload: &[u8], bytes_max: usize) {
+        let codec = self.codec.as_mut().expect("compression was agreed on");
+        let wire = codec.compress(payload);
+        self.send_wire(opcode, &wire, bytes_max);
+    }
+
+    /// Sends what is said to be compressed.
+    pub(super) fn send_wire(&mut self, opcode: OpCode, wire: &[u8], bytes_max: usize) {
+        let count = wire.len().div_ceil(bytes_max).max(1);
+        for n in 0..count {
+            let part = &wire[n * bytes_max..wire.len().min((n + 1) * bytes_max)];
+            let opcode = if n == 0 { opcode } else { OpCode::Continuation };
+            let mask = [n as u8, 0x92, 0x7f, self.out.len() as u8];
+            let mut head = [0; HEADER_BYTES_MAX];
+            let is_last = n + 1 == count;
+            let len = header::encode(is_last, opcode, part.len() as u64, Some(mask), &mut head);
+            head[0] |= if n == 0 { RSV1 } else { 0 };
+            self.out.extend_from_slice(&head[..len]);
+            let start = self.out.len();
+            self.out.extend_from_slice(part);
+            apply_mask(&mut self.out[start..], mask, 0);
         }
     }
 
@@ -247,9 +325,12 @@ impl Client {
             self.opening.extend_from_slice(&bytes);
             match self.handshake.validate_response(&self.opening) {
                 Ok(None) => return,
-                Ok(Some((len, _))) => {
-                    bytes = self.opening.split_off(len);
-                    self.ws = Some(Connection::new(Role::Client, 16 << 20));
+                Ok(Some(accepted)) => {
+                    bytes = self.opening.split_off(accepted.head_len);
+                    let mut ws = Connection::new(Role::Client, 16 << 20);
+                    ws.set_deflate(accepted.deflate.is_some());
+                    self.codec = accepted.deflate.map(Codec::new);
+                    self.ws = Some(ws);
                 }
                 Err(HandshakeError::Refused(status)) => {
                     self.status = Some(status);
@@ -265,13 +346,14 @@ impl Client {
             .expect("the gateway keeps to RFC 6455")
         {
             match event {
-                Event::Message(message) => match message.kind() {
-                    MessageKind::Text => {
-                        let text = std::str::from_utf8(message.payload()).unwrap();
-                        self.texts.push(text.to_owned());
-                    }
-                    MessageKind::Binary => self.binaries.push(message.payload().to_vec()),
-                },
+                Event::Message(message) => {
+                    self.on_message(message.kind(), message.payload().to_vec());
+                }
+                Event::Compressed(message) => {
+                    let codec = self.codec.as_mut().expect("compression was agreed on");
+                    let payload = codec.decompress(message.payload());
+                    self.on_message(message.kind(), payload);
+                }
                 Event::Part(part) => panic!("{part:?}: this client does not relay"),
                 Event::Ping(payload) => {
                     self.pings += 1;
@@ -291,5 +373,12 @@ impl Client {
             }
         }
         self.ws = Some(ws);
+    }
+
+    fn on_message(&mut self, kind: MessageKind, payload: Vec<u8>) {
+        match kind {
+            MessageKind::Text => self.texts.push(String::from_utf8(payload).unwrap()),
+            MessageKind::Binary => self.binaries.push(payload),
+        }
     }
 }
