@@ -82,6 +82,8 @@ counters! {
     addresses_known,
     /// Bytes of memory that this core's clients take, as reckoned for `limits.memory_budget`.
     memory_used_bytes,
+    /// Bytes that context takeover may take for this core's connections.
+    deflate_takeover_bytes,
     /// Connections accepted.
     accepted_total,
     /// Failed accepts, by any error.
@@ -134,6 +136,30 @@ counters! {
     messages_too_big_total,
     /// Requests refused because of `limits.head_bytes_max`, `headers_max` or `target_bytes_max`.
     heads_too_large_total,
+    /// Handshakes that agreed on compression.
+    deflate_agreed_total,
+    /// Of these, those without a context takeover that was offered and is configured, for its memory.
+    deflate_takeover_refused_total,
+    /// Compressed messages received.
+    deflate_in_messages_total,
+    /// Their bytes on the wire.
+    deflate_in_wire_bytes_total,
+    /// What came out of them, in bytes.
+    deflate_in_message_bytes_total,
+    /// Clients closed with 1009 because more would have come out of a message than it may be long.
+    deflate_bombs_total,
+    /// Clients closed with 1007 because a compressed message was not DEFLATE data.
+    deflate_invalid_total,
+    /// Messages compressed for clients; one for a room counts once.
+    deflate_out_messages_total,
+    /// Their bytes before.
+    deflate_out_message_bytes_total,
+    /// Their bytes after.
+    deflate_out_wire_bytes_total,
+    /// Messages that compressing did not make smaller; they went as they are.
+    deflate_not_smaller_total,
+    /// Messages sent as they are because the core had compressed enough in that turn.
+    deflate_gave_way_total,
     /// Room messages dropped from a slow client's queue to make room for newer ones.
     dropped_oldest_total,
     /// Room messages dropped as they came, a slow client's queue being full.

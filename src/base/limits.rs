@@ -65,6 +65,13 @@ pub const ROOM_COALESCE_KEYS_MAX: usize = 1024;
 /// Bytes of their payloads; one larger message is kept by itself.
 pub const ROOM_COALESCE_BYTES_MAX: usize = 256 * 1024;
 
+/// Bytes of messages that a core compresses in one turn, for its rooms and for its clients apart; what
+/// is more, and a longer message, goes as it is.
+pub const TURN_DEFLATE_BYTES_MAX: usize = 256 * 1024;
+/// A message that was decompressed counts as one more for each so many bytes in a client's share of a
+/// turn.
+pub const INFLATED_BYTES_PER_MESSAGE: usize = 1024;
+
 /// Commands in one batch array.
 pub const BATCH_COMMANDS_MAX: usize = 256;
 /// Bytes of a room name.

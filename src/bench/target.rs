@@ -97,6 +97,7 @@ impl Target {
             path: self.path.render_text(conn, room),
             key,
             subprotocols: subprotocol.map(str::to_owned).into_iter().collect(),
+            deflate: None,
         }
     }
 

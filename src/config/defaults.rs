@@ -8,8 +8,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    AllPublishBy, ByteSize, Delivery, Drain, Engine, EngineKind, Limits, Listen, Log, LogFormat,
-    PublishBy, Rooms, Server, SlowClient, Span,
+    AllPublishBy, ByteSize, Deflate, Delivery, Drain, Engine, EngineKind, Limits, Listen, Log,
+    LogFormat, PublishBy, Rooms, Server, SlowClient, Span,
 };
 
 const KIB: usize = 1024;
@@ -99,6 +99,23 @@ impl Default for Engine {
             accept_batch: 256,
             busy_poll: seconds(0),
             coalesce: ByteSize(KIB),
+        }
+    }
+}
+
+impl Default for Deflate {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            message_bytes_min: ByteSize(KIB),
+            binary: false,
+            level: 6,
+            window_bits: 15,
+            mem_level: 8,
+            server_context_takeover: false,
+            client_context_takeover: false,
+            takeover_bytes_per_connection: ByteSize(320 * KIB),
+            takeover_bytes_per_core: ByteSize(64 * MIB),
         }
     }
 }

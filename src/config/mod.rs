@@ -34,7 +34,7 @@ pub use rooms::{Delivery, PublishBy, RoomMatch, RoomOptions, Rooms, SlowClient};
 pub use routes::{DEMO_SLOW_PATH, Mode, Route, RouteLimits};
 pub use schema::{Key, Kind, Reload};
 pub use sections::{
-    Admin, AllPublishBy, Drain, Engine, EngineKind, Limits, Listen, Log, LogFormat, Server,
+    Admin, AllPublishBy, Deflate, Drain, Engine, EngineKind, Limits, Listen, Log, LogFormat, Server,
 };
 pub use units::{ByteSize, Span};
 
@@ -52,6 +52,8 @@ table! {
         pub rooms: Rooms = Open;
         /// What is served where; none is the default set.
         pub routes: Vec<Route> = Open;
+        /// What is compressed, and how.
+        pub deflate: Deflate = Open;
         /// Which engine, and its sizes on each core.
         pub engine: Engine = Open;
         /// How the gateway ends.

@@ -18,6 +18,8 @@ table! {
         pub mode: Mode = New;
         /// The close code of a drain; 1006 ends the connection without a close frame.
         pub drain_close_code: Option<u16> = Open;
+        /// Whether compression is agreed on there.
+        pub deflate: Option<bool> = New replaces "deflate.enabled";
         /// What differs from `[limits]` there.
         pub limits: RouteLimits = Open;
     }
@@ -90,6 +92,15 @@ impl Config {
         self.server.demo && self.routes.is_empty()
     }
 
+    /// Whether compression may be agreed on at some route.
+    pub fn deflates_somewhere(&self) -> bool {
+        let mut own = self.routes.iter().map(|route| route.deflate);
+        match self.deflate.enabled {
+            true => self.routes.is_empty() || own.any(|own| own != Some(false)),
+            false => own.any(|own| own == Some(true)),
+        }
+    }
+
     /// What is served where: as configured, or `/ws` and, for a demo, `/echo` and what the page
     /// shows a slow client with.
     pub fn effective_routes(&self) -> Vec<Route> {
@@ -100,6 +111,7 @@ impl Config {
             path: path.to_owned(),
             mode,
             drain_close_code: None,
+            deflate: None,
             limits: RouteLimits::default(),
         };
         let mut routes = vec![route("/ws", Mode::Rooms)];
@@ -139,6 +151,21 @@ mod tests {
         let limits = own.over(&Limits::default());
         assert_eq!(limits.messages_per_second, 7);
         assert_eq!(limits.messages_burst, Limits::default().messages_burst);
+    }
+
+    #[test]
+    fn a_route_decides_on_its_compression() {
+        let mut config = Config::default();
+        assert!(config.deflates_somewhere());
+        config.routes = config.effective_routes();
+        assert!(config.deflates_somewhere());
+        config.routes[0].deflate = Some(false);
+        assert!(!config.deflates_somewhere());
+        config.deflate.enabled = false;
+        config.routes[0].deflate = None;
+        assert!(!config.deflates_somewhere());
+        config.routes[0].deflate = Some(true);
+        assert!(config.deflates_somewhere());
     }
 
     #[test]

@@ -178,6 +178,33 @@ table! {
     }
 }
 
+table! {
+    /// `[deflate]`: messages compressed one by one (RFC 7692).
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct Deflate {
+        /// Whether it is agreed on with clients that offer it.
+        pub enabled: bool = New;
+        /// Shorter messages to clients go as they are.
+        pub message_bytes_min: ByteSize = Open in 1 => GIB;
+        /// Whether binary messages to clients are compressed too.
+        pub binary: bool = Open;
+        /// zlib's level.
+        pub level: u16 = Restart in 1 => 9;
+        /// The largest window, as a power of two.
+        pub window_bits: u16 = Restart in 9 => 15;
+        /// zlib's memory level.
+        pub mem_level: u16 = Restart in 1 => 9;
+        /// Whether what was sent to a client is kept to compress what follows.
+        pub server_context_takeover: bool = New;
+        /// Whether what a client has sent is kept so that it may do the same.
+        pub client_context_takeover: bool = New;
+        /// Most bytes that both together may keep for one connection.
+        pub takeover_bytes_per_connection: ByteSize = New;
+        /// Most bytes that both together may keep for all connections of a core.
+        pub takeover_bytes_per_core: ByteSize = New;
+    }
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

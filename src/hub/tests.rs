@@ -64,6 +64,7 @@ fn join(n: u32) -> Request {
         client: client(n),
         user: Some(Arc::from("u")),
         encoding: Encoding::Json,
+        takes_deflated: false,
         state: None,
         presence: false,
         since: None,

@@ -25,7 +25,10 @@ use crate::{
         wheel::TimerKey,
     },
     engine::ConnKey,
-    proto::{http1::HeadReader, ws::Connection},
+    proto::{
+        http1::HeadReader,
+        ws::{Connection, deflate::Takeover},
+    },
     session::{outbound::Outbound, rates::Rates},
 };
 
@@ -35,7 +38,7 @@ use crate::{
 pub(super) struct Conn {
     pub(super) state: State,
     pub(super) outbound: Outbound,
-    rare: Option<Box<Rare>>,
+    pub(super) rare: Option<Box<Rare>>,
     /// Of its key.
     generation: u32,
     pub(super) last_read: Instant,
@@ -59,6 +62,8 @@ pub(super) struct Conn {
     pub(super) route: RouteId,
     /// Seconds after which it is told to come back.
     pub(super) retry_after: u16,
+    /// The window that messages to it may be compressed with; 0 if nothing was agreed on.
+    pub(super) deflate_bits: u8,
     pub(super) receive: Receive,
     pub(super) ping: Ping,
     pub(super) sending: bool,
@@ -94,6 +99,8 @@ pub(super) struct Rare {
     pub(super) unsent: usize,
     /// When it was last asked.
     pub(super) unsent_at: Instant,
+    /// What it keeps to compress and decompress; as long as it lives.
+    pub(super) takeover: Option<Box<Takeover>>,
 }
 
 /// A message's own buffer, lent for receiving.
@@ -221,6 +228,7 @@ impl Conn {
             charged: 0,
             route: NO_ROUTE,
             retry_after: 0,
+            deflate_bits: 0,
             receive: Receive::Off,
             ping: Ping::None,
             sending: false,
@@ -376,6 +384,7 @@ impl Rare {
             && self.throttled_until.is_none()
             && self.direct.capacity == 0
             && self.unsent == 0
+            && self.takeover.is_none()
     }
 }
 

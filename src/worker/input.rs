@@ -7,13 +7,14 @@ use tracing::{debug, info};
 use super::{
     Action, Core,
     conn::{DirectLoan, Mode, Receive, Stall, StallCause, State},
+    deflate::{Recipient, inflate},
     http::{Decision, Target, decide},
     routes::{Route, RouteId},
 };
 use crate::{
     base::{
         ids::{ClientId, Encoding, SessionKey},
-        limits::{DIRECT_RECEIVE_BYTES_MIN, LINGER_BYTES_MAX},
+        limits::{DIRECT_RECEIVE_BYTES_MIN, INFLATED_BYTES_PER_MESSAGE, LINGER_BYTES_MAX},
         segments::Lent,
     },
     engine::{CloseMode, ConnKey, Lender},
@@ -23,7 +24,7 @@ use crate::{
         http1::Response,
         ws::{
             CloseCode, Connection, Direct, Event, Input, Message, OpCode, Part, Role, WsError,
-            header::push_frame,
+            deflate::Agreed, header::push_frame,
         },
     },
     session::{
@@ -84,7 +85,10 @@ impl Core {
         };
         let decided = match reader.handle_input(bytes, &self.head_limits) {
             Ok(None) => return,
-            Ok(Some((head, used))) => Ok((decide(&head, &self.routes, stopping), used)),
+            Ok(Some((head, used))) => {
+                let deflate = &mut self.deflate;
+                Ok((decide(&head, &self.routes, deflate, stopping), used))
+            }
             Err(error) => Err(Response::new(error.status()).body(error.to_string())),
         };
         let (decision, used) = match decided {
@@ -106,11 +110,12 @@ impl Core {
                 response,
                 route,
                 target,
+                deflate,
             } => {
                 state
                     .outbound
                     .write(&mut self.spare, |run| run.extend_from_slice(&response));
-                self.open(conn, route, target);
+                self.open(conn, route, target, deflate);
                 let rest = &mut bytes[used..];
                 if !rest.is_empty() {
                     self.feed(conn, None, rest, None);
@@ -136,10 +141,11 @@ impl Core {
         }
     }
 
-    fn open(&mut self, conn: ConnKey, id: RouteId, target: Target) {
+    fn open(&mut self, conn: ConnKey, id: RouteId, target: Target, deflate: Option<Agreed>) {
         let route = Rc::clone(&self.routes[id]);
         let mut ws = Connection::new(Role::Server, route.limits.message_bytes_max.0);
         ws.set_relaying(matches!(target, Target::Echo));
+        ws.set_deflate(deflate.is_some());
         let mut app_heartbeat = false;
         let (mode, room) = match target {
             Target::Echo => (Mode::Echo, None),
@@ -154,7 +160,9 @@ impl Core {
                     core: self.mesh.core(),
                     session: self.sessions.next_key(),
                 };
-                let session = Session::new(client, user, encoding, conn);
+                let mut session = Session::new(client, user, encoding, conn);
+                let bits = deflate.map(|agreed| agreed.server_window_bits());
+                session.takes_deflated = bits.is_some_and(|bits| self.deflate.reads_shared(bits));
                 (Mode::Rooms(self.sessions.insert(session)), room)
             }
         };
@@ -164,6 +172,10 @@ impl Core {
         state.state = State::Open { ws, mode };
         state.route = id;
         state.app_heartbeat = app_heartbeat;
+        if let Some(agreed) = &deflate {
+            self.deflate.open(state, agreed);
+            self.counters.deflate_agreed_total.inc();
+        }
         self.routes.enter(id);
         self.heads -= 1;
         let peer = state.peer.address();
@@ -219,10 +231,27 @@ impl Core {
             }
             state.turn_messages += 1;
             self.turn_messages += 1;
+            let limit = ws.message_bytes_max();
             let polled = match direct.take() {
                 Some(direct) => ws.handle_direct(direct),
                 // After payload of its own the input may be empty, and the frame unfinished.
                 None => ws.poll_event(&mut input),
+            };
+            let mut inflated = None;
+            let polled = match polled {
+                Ok(Some(Event::Compressed(message))) => {
+                    // After its close nobody looks at what a client says.
+                    if mode.is_none() {
+                        continue;
+                    }
+                    let (inflation, rare) = (&mut self.deflate.inflation, &mut state.rare);
+                    let wire = message.payload().len();
+                    inflate(inflation, &message, rare, limit, &self.counters).map(|message| {
+                        inflated = Some((wire, message.payload().len()));
+                        Some(Event::Message(message))
+                    })
+                }
+                polled => polled,
             };
             match polled {
                 Ok(None) => break,
@@ -234,7 +263,14 @@ impl Core {
                         Mode::Echo => {
                             if meter.on_message().is_ok() {
                                 self.messages_out += 1;
-                                echo(&mut state.outbound, &mut self.spare, &message);
+                                let to = Recipient {
+                                    outbound: &mut state.outbound,
+                                    rare: &mut state.rare,
+                                    deflate_bits: state.deflate_bits,
+                                };
+                                let compression = &mut self.deflate.compression;
+                                let back = (message.kind().opcode(), message.payload());
+                                to.send(&mut self.spare, compression, &self.deflate.config, back);
                                 if !std::mem::replace(&mut state.dirty, true) {
                                     self.dirty.push(conn);
                                 }
@@ -250,14 +286,23 @@ impl Core {
                     }
                     let (refused, is_over) = (meter.refused, meter.is_over);
                     // A batch is as many messages as it has commands.
-                    let more = meter.seen.saturating_sub(1);
+                    let mut more = meter.seen.saturating_sub(1);
+                    if let Some((_, bytes)) = inflated {
+                        more += (bytes / INFLATED_BYTES_PER_MESSAGE) as u32;
+                    }
                     state.turn_messages += more;
                     self.turn_messages += more;
                     self.drain_outputs();
                     if refused > 0 {
                         self.on_rate_breach(conn, refused, is_over);
                     }
+                    // What came out of it is charged like what came in.
+                    if let Some((wire, bytes)) = inflated {
+                        self.charge_bytes(conn, bytes.saturating_sub(wire));
+                    }
                 }
+                // Decompressed above.
+                Ok(Some(Event::Compressed(_))) => {}
                 // Only echoes are passed on in parts.
                 Ok(Some(Event::Part(part))) => {
                     if mode.is_none() {
@@ -535,12 +580,6 @@ fn on_message(
         Encoding::Json => rooms.on_json(session, message.kind(), message.payload(), meter),
         Encoding::Raw => rooms.on_raw(session, message.kind(), message.payload(), meter),
     }
-}
-
-/// Sends a message back.
-fn echo(outbound: &mut Outbound, spare: &mut SpareBuffers, message: &Message<'_>) {
-    let opcode = message.kind().opcode();
-    outbound.write(spare, |run| push_frame(run, opcode, message.payload()));
 }
 
 /// Sends a part of a message back: a long one from where it was received, if that can be lent. Says

@@ -134,6 +134,8 @@ impl Core {
             + self.hub.edge().memberships() * MEMBERSHIP_BYTES
             + (self.hub.rooms_open() + self.hub.edge().len()) * ROOM_BYTES
             + self.hub.window_bytes() as usize
+            + self.hub.compression_bytes()
+            + self.deflate.memory_bytes()
             + self.memory.charged;
         if !self.memory.is_at(80) && !self.memory.is_accept_paused {
             return Accepting::GoesOn;
@@ -166,6 +168,8 @@ impl Core {
             self.memory.trimmed_at = Some(now);
             self.counters.memory_trims_total.inc();
             self.spare.trim();
+            self.deflate.trim();
+            self.hub.trim();
             self.dirty.shrink_to(64);
             self.slow.shrink_to(64);
             self.actions.shrink_to(64);

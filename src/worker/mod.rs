@@ -8,6 +8,7 @@
 
 mod admission;
 mod conn;
+mod deflate;
 mod drain;
 mod http;
 mod input;
@@ -26,6 +27,7 @@ use tracing::{debug, error, warn};
 
 use self::{
     conn::{Conns, Receive, State},
+    deflate::Deflate,
     drain::{Drain, Sweep},
     memory::{Accepting, Memory},
     mesh::{Item, Mesh},
@@ -36,8 +38,8 @@ use crate::{
         counters::Counters,
         ids::CoreId,
         limits::{
-            ACCEPT_PAUSE, ROOM_TIMER_WEIGHT, TURN_COMPLETIONS_MAX, TURN_DELIVERIES_MAX,
-            TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
+            ACCEPT_PAUSE, ROOM_TIMER_WEIGHT, TURN_COMPLETIONS_MAX, TURN_DEFLATE_BYTES_MAX,
+            TURN_DELIVERIES_MAX, TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
         },
         rng::Rng,
         sampler::Sampler,
@@ -115,6 +117,7 @@ struct Core {
     mesh: Mesh,
     wheel: Wheel<Timer>,
     spare: SpareBuffers,
+    deflate: Deflate,
     /// Connections that have something to say.
     dirty: Vec<ConnKey>,
     /// What the engine is to do, in order.
@@ -186,6 +189,7 @@ impl<E: Engine> Worker<E> {
             mesh: parts.mesh,
             wheel: Wheel::new(parts.now.mono),
             spare: SpareBuffers::new(own.engine.coalesce.0),
+            deflate: Deflate::new(&parts.config.deflate),
             dirty: Vec::new(),
             actions: VecDeque::new(),
             slow: Vec::new(),
@@ -239,6 +243,8 @@ impl<E: Engine> Worker<E> {
         self.core.now = now;
         self.core.turn = self.core.turn.wrapping_add(1);
         self.core.turn_messages = 0;
+        self.core.deflate.begin_turn();
+        self.core.hub.allow_compression(TURN_DEFLATE_BYTES_MAX);
         self.core.counters.turns_total.inc();
         // What other cores sent before these completions were found comes first: what a client
         // asks for comes after what its answers have told it of.
@@ -282,6 +288,7 @@ impl<E: Engine> Worker<E> {
         core.core_limits = own.limits(core.share);
         core.memory.set_budget(core.core_limits.memory_budget);
         core.head_limits = head_limits(&config);
+        core.deflate.reload(&config.deflate);
         core.config = Arc::clone(&config);
         if core.routes.reload(&config, &own) {
             core.begin_retiring();
@@ -489,6 +496,7 @@ impl<E: Engine> Worker<E> {
         counters
             .coalesce_flushes_early_total
             .set(core.hub.flushed_early());
+        core.deflate.publish(counters, core.hub.compressed());
         let tally = core.spare.tally();
         counters.dropped_oldest_total.set(tally.dropped_oldest);
         counters.dropped_newest_total.set(tally.dropped_newest);

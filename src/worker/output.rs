@@ -7,6 +7,7 @@ use tracing::{debug, info};
 use super::{
     Action, Core, Timer,
     conn::{Conns, Ping, StallCause, State},
+    deflate::{Recipient, takeover},
     routes::{NO_ROUTE, Routes},
 };
 use crate::{
@@ -28,7 +29,10 @@ use crate::{
     },
     proto::{
         envelope::{ErrorCode, json},
-        ws::{CloseCode, OpCode, close, header::push_frame},
+        ws::{
+            CloseCode, OpCode, close,
+            header::{RSV1, push_frame},
+        },
     },
     session::{
         Session,
@@ -67,6 +71,15 @@ impl Receivers for Members<'_> {
         };
         let high = route.limits.buffered_bytes_high.0;
         let low = route.limits.buffered_bytes_low.0;
+        if to.takes_deflated
+            && frame
+                .as_slice()
+                .first()
+                .is_some_and(|first| first & RSV1 != 0)
+            && let Some(keeps) = takeover(&mut conn.rare)
+        {
+            keeps.on_shared_message();
+        }
         match handling {
             // At the mark it takes no more: what is queued beyond it is at most one frame. What
             // the kernel holds unsent counts once the queue itself has begun to grow.
@@ -152,9 +165,14 @@ impl Core {
             return;
         };
         if let Some(state) = self.conns.get_mut(conn) {
-            state.outbound.write(&mut self.spare, |run| {
-                push_frame(run, OpCode::Text, payload);
-            });
+            let to = Recipient {
+                outbound: &mut state.outbound,
+                rare: &mut state.rare,
+                deflate_bits: state.deflate_bits,
+            };
+            let compression = &mut self.deflate.compression;
+            let message = (OpCode::Text, payload);
+            to.send(&mut self.spare, compression, &self.deflate.config, message);
             self.messages_out += 1;
             self.mark_dirty(conn);
         }
@@ -457,8 +475,9 @@ impl Core {
     /// Forgets a connection and has its socket closed.
     pub(super) fn drop_conn(&mut self, conn: ConnKey, mode: CloseMode) {
         self.end_session(conn, LeaveReason::Disconnected);
-        if let Some(state) = self.conns.remove(conn) {
+        if let Some(mut state) = self.conns.remove(conn) {
             self.memory.discharge(&state);
+            self.deflate.close(&mut state);
             if state.is_head() {
                 self.heads -= 1;
             }

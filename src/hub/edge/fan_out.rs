@@ -20,7 +20,8 @@ use crate::{
 /// A message on its way to a room's members, or several in a row, with a mark of how far it got.
 #[derive(Debug)]
 pub(super) struct FanOut {
-    frames: [Option<SharedFrame>; Encoding::COUNT],
+    /// By encoding, and then the same compressed.
+    frames: [Option<SharedFrame>; FORMS],
     /// How many messages the frames hold, by encoding.
     messages: [u32; Encoding::COUNT],
     kind: FrameKind,
@@ -35,8 +36,13 @@ pub(super) struct FanOut {
 impl FanOut {
     /// A message that nobody has got yet. `skip` is left out.
     pub(super) fn new(frames: Frames, skip: Option<SessionKey>, from: CoreId, window: u64) -> Self {
+        let mut forms = [const { None }; FORMS];
+        let given = frames.by_encoding.into_iter().chain(frames.deflated);
+        for (form, frame) in forms.iter_mut().zip(given) {
+            *form = frame.map(SharedFrame::new);
+        }
         Self {
-            frames: frames.by_encoding.map(|frame| frame.map(SharedFrame::new)),
+            frames: forms,
             messages: frames.more.map(|more| 1 + more),
             kind: frames.kind,
             skip,
@@ -86,7 +92,7 @@ impl FanOut {
         if count == 0 {
             return;
         }
-        let mut runs = [const { None::<Vec<u8>> }; Encoding::COUNT];
+        let mut runs = [const { None::<Vec<u8>> }; FORMS];
         for (run, frame) in runs.iter_mut().zip(&self.frames) {
             if let Some(frame) = frame {
                 let run = run.insert(Vec::with_capacity(FAN_OUT_BYTES_MAX.min(bytes)));
@@ -124,7 +130,16 @@ impl FanOut {
         }
     }
 
-    /// Whether `other` is for the same members, in the same encodings.
+    /// What a member that is written to in `encoding` and `takes_deflated` gets.
+    #[inline]
+    fn frame(&self, encoding: usize, takes_deflated: bool) -> Option<&SharedFrame> {
+        match &self.frames[Encoding::COUNT + encoding] {
+            Some(frame) if takes_deflated => Some(frame),
+            _ => self.frames[encoding].as_ref(),
+        }
+    }
+
+    /// Whether `other` is for the same members, in the same forms.
     fn is_alike(&self, other: &Self) -> bool {
         self.from == other.from
             && self.skip == other.skip
@@ -153,8 +168,10 @@ impl FanOut {
         while let Some(members) = room.members.get(self.encoding)
             && used < budget
         {
-            if let Some(frame) = &self.frames[self.encoding] {
-                let messages = self.messages[self.encoding];
+            let messages = self.messages[self.encoding];
+            let is_for_some = self.frame(self.encoding, false).is_some()
+                || self.frame(self.encoding, true).is_some();
+            if is_for_some {
                 let end = members.len().min(self.cursor + (budget - used));
                 used += end - self.cursor;
                 while self.cursor < end {
@@ -163,6 +180,7 @@ impl FanOut {
                         // One that has gone is struck out when the lane gets there.
                         if self.skip != Some(*member)
                             && let Some(session) = sessions.get(*member)
+                            && let Some(frame) = self.frame(self.encoding, session.takes_deflated)
                         {
                             receivers.deliver(session, frame, messages, &handling);
                         }
@@ -196,7 +214,7 @@ impl FanOut {
                 && self.skip != Some(member)
                 && let Some(session) = sessions.get(member)
                 && let index = session.encoding.index()
-                && let Some(frame) = &self.frames[index]
+                && let Some(frame) = self.frame(index, session.takes_deflated)
             {
                 receivers.deliver(session, frame, self.messages[index], &handling);
             }
@@ -214,6 +232,9 @@ impl FanOut {
         self.encoding >= Encoding::COUNT
     }
 }
+
+/// An encoding, compressed or not.
+const FORMS: usize = 2 * Encoding::COUNT;
 
 #[cfg(test)]
 mod tests {
