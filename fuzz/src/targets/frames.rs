@@ -3,6 +3,7 @@
 
 mod oracle;
 
+use tidegate::proto::ws::deflate::Inflation;
 use tidegate::proto::ws::header::{push_frame, push_masked_frame};
 use tidegate::proto::ws::{Connection, Event, Input, MessageKind, OpCode, Role, WsError};
 
@@ -16,17 +17,23 @@ pub(super) fn run(input: &[u8]) {
     } else {
         Role::Client
     };
+    let deflates = options & 2 != 0;
     let limit = script.pick(LIMITS);
     let cut = Cut::Seeded(script.byte());
     let stream = script.rest();
 
-    let whole = read(stream, &Way::new(role, limit, Cut::Whole));
+    let plain = Way {
+        deflates,
+        ..Way::new(role, limit, Cut::Whole)
+    };
+    let whole = read(stream, &plain);
     for cut in [Cut::Bytes, cut] {
         for (relays, direct) in [(false, false), (false, true), (true, false), (true, true)] {
             let way = Way {
+                cut,
                 relays,
                 direct,
-                ..Way::new(role, limit, cut)
+                ..plain
             };
             let seen = read(stream, &way);
             assert_eq!(seen.events, whole.events, "{way:?}");
@@ -35,7 +42,7 @@ pub(super) fn run(input: &[u8]) {
     }
     let relayed = Way {
         relays: true,
-        ..Way::new(role, limit, Cut::Whole)
+        ..plain
     };
     let relayed = read(stream, &relayed);
     assert_eq!(relayed.events, whole.events, "relayed");
@@ -46,14 +53,14 @@ pub(super) fn run(input: &[u8]) {
         check_limits(event, limit);
     }
     write_again(&whole.events, role);
-    // tungstenite holds control frames against the message's limit too.
-    if limit >= 125 {
+    // tungstenite holds control frames against the message's limit too, and knows no compression.
+    if limit >= 125 && !deflates {
         oracle::compare(stream, role, limit, &whole);
     }
 }
 
 /// How a stream is read.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Way {
     role: Role,
     limit: usize,
@@ -62,16 +69,19 @@ struct Way {
     relays: bool,
     /// Payload is received into the message's own buffer where that is offered.
     direct: bool,
+    /// permessage-deflate is agreed on, without context takeover.
+    deflates: bool,
 }
 
 impl Way {
-    fn new(role: Role, limit: usize, cut: Cut) -> Self {
+    const fn new(role: Role, limit: usize, cut: Cut) -> Self {
         Self {
             role,
             limit,
             cut,
             relays: false,
             direct: false,
+            deflates: false,
         }
     }
 }
@@ -91,6 +101,8 @@ struct Seen {
     error: Option<WsError>,
     /// What a relay would have sent on, in frames of its own.
     relayed: Vec<u8>,
+    limit: usize,
+    inflation: Inflation,
     /// The parts of a message that is not whole.
     parts: Option<(MessageKind, Vec<u8>)>,
 }
@@ -98,7 +110,11 @@ struct Seen {
 fn read(stream: &[u8], way: &Way) -> Seen {
     let mut connection = Connection::new(way.role, way.limit);
     connection.set_relaying(way.relays);
-    let mut seen = Seen::default();
+    connection.set_deflate(way.deflates);
+    let mut seen = Seen {
+        limit: way.limit,
+        ..Seen::default()
+    };
     let mut fed = 0;
     for piece in way.cut.pieces(stream) {
         let piece = if way.direct {
@@ -106,7 +122,7 @@ fn read(stream: &[u8], way: &Way) -> Seen {
                 Ok(rest) => rest,
                 Err(error) => {
                     seen.error = Some(error);
-                    break;
+                    return seen;
                 }
             }
         } else {
@@ -119,7 +135,13 @@ fn read(stream: &[u8], way: &Way) -> Seen {
         let mut input = Input::new(&mut piece);
         loop {
             match connection.poll_event(&mut input) {
-                Ok(Some(event)) => seen.take(event),
+                Ok(Some(event)) => {
+                    if let Err(error) = seen.take(event) {
+                        // The connection does not know of it: its owner ends it.
+                        seen.error = Some(error);
+                        return seen;
+                    }
+                }
                 Ok(None) => break,
                 Err(error) => {
                     seen.error = Some(error);
@@ -168,26 +190,20 @@ fn receive_directly<'p>(
     let (own, rest) = piece.split_at(piece.len().min(remaining));
     direct.buf.extend_from_slice(own);
     if let Some(event) = connection.handle_direct(direct)? {
-        seen.take(event);
+        seen.take(event)?;
     }
     Ok(rest)
 }
 
 impl Seen {
-    fn take(&mut self, event: Event<'_>) {
+    fn take(&mut self, event: Event<'_>) -> Result<(), WsError> {
         match event {
-            Event::Message(message) => {
-                assert!(self.parts.is_none(), "a message within another");
-                if message.kind() == MessageKind::Text {
-                    assert!(std::str::from_utf8(message.payload()).is_ok());
-                }
-                push_frame(
-                    &mut self.relayed,
-                    message.kind().opcode(),
-                    message.payload(),
-                );
-                let said = Said::Message(message.kind(), message.payload().to_vec());
-                self.events.push(said);
+            Event::Message(message) => self.take_message(message.kind(), message.payload()),
+            Event::Compressed(compressed) => {
+                let mut inflation = std::mem::take(&mut self.inflation);
+                let message = inflation.inflate(&compressed, None, self.limit)?;
+                self.take_message(message.kind(), message.payload());
+                self.inflation = inflation;
             }
             Event::Part(part) => {
                 let (is_first, is_last) = (part.is_first(), part.is_last());
@@ -224,6 +240,16 @@ impl Seen {
                 self.events.push(said);
             }
         }
+        Ok(())
+    }
+
+    fn take_message(&mut self, kind: MessageKind, payload: &[u8]) {
+        assert!(self.parts.is_none(), "a message within another");
+        if kind == MessageKind::Text {
+            assert!(std::str::from_utf8(payload).is_ok());
+        }
+        push_frame(&mut self.relayed, kind.opcode(), payload);
+        self.events.push(Said::Message(kind, payload.to_vec()));
     }
 }
 
@@ -339,6 +365,19 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     push_frame(&mut text, OpCode::Text, &[b'x'; 4200]);
     *text.last_mut().expect("it is not empty") = 0xFF;
     with(1, &text);
+    // Compressed: whole, in fragments with a ping between them, where nothing was agreed on, and wrong.
+    for options in [3, 1] {
+        for stream in [
+            &b"\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00"[..],
+            b"\x41\x03\xf2\x48\xcd\x89\x00\x80\x04\xc9\xc9\x07\x00",
+            b"\xc2\x02\xf2\x48\x81\x01x",
+            b"\x01\x01a\xc0\x01b",
+            b"\xc9\x00",
+            b"\xc1\x00\xc2\x01\x00",
+        ] {
+            seeds.push(seed(&[options, 0, 5], stream));
+        }
+    }
     for (at, _) in LIMITS.iter().enumerate() {
         seeds.push(seed(&[1, at as u8, 9], b"\x01\x7e\x00\x80"));
     }

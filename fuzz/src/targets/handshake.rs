@@ -4,6 +4,7 @@ use tidegate::proto::handshake::{
     ClientHandshake, HandshakeError, Subprotocol, Upgrade, write_switching_protocols,
 };
 use tidegate::proto::http1::{HeadLimits, HeadReader};
+use tidegate::proto::ws::deflate::{Offer, Policy, negotiate};
 use tungstenite::handshake::derive_accept_key;
 
 use super::head::UPGRADE;
@@ -19,6 +20,12 @@ pub(super) fn run(input: &[u8]) {
 }
 
 const KNOWN: &[&str] = &["tidegate.v1.json", "tidegate.v1.raw"];
+
+const POLICY: Policy = Policy {
+    window_bits: 12,
+    server_context_takeover: true,
+    client_context_takeover: true,
+};
 
 /// A request's head: what the server makes of it, and what a client makes of the answer.
 fn serve(bytes: &[u8]) {
@@ -53,7 +60,8 @@ fn serve(bytes: &[u8]) {
         _ => None,
     };
     let mut answer = Vec::new();
-    write_switching_protocols(&mut answer, upgrade.key(), chosen);
+    let agreed = negotiate(upgrade.extensions(), &POLICY).map(|agreed| agreed.to_value());
+    write_switching_protocols(&mut answer, upgrade.key(), chosen, agreed.as_deref());
     let text = std::str::from_utf8(&answer).expect("an answer is text");
     let accept = derive_accept_key(upgrade.key().as_bytes());
     assert!(text.contains(&format!(": {accept}\r\n")), "{text}");
@@ -68,12 +76,16 @@ fn client(subprotocols: &[&str]) -> ClientHandshake {
         path: "/ws".to_owned(),
         key: *b"the sample nonce",
         subprotocols: subprotocols.iter().map(|name| (*name).to_owned()).collect(),
+        deflate: None,
     }
 }
 
 /// A server's answer, as it grows: a verdict stands.
 fn read_response(bytes: &[u8]) {
-    let client = client(KNOWN);
+    let client = ClientHandshake {
+        deflate: Some(Offer::default()),
+        ..client(KNOWN)
+    };
     let whole = client.validate_response(bytes);
     let mut earlier = None;
     for end in 0..bytes.len().min(600) {
@@ -87,10 +99,11 @@ fn read_response(bytes: &[u8]) {
         }
     }
     match whole {
-        Ok(Some((length, subprotocol))) => {
-            assert!(length <= bytes.len());
-            let head = String::from_utf8_lossy(&bytes[..length]);
+        Ok(Some(accepted)) => {
+            assert!(accepted.head_len <= bytes.len());
+            let head = String::from_utf8_lossy(&bytes[..accepted.head_len]);
             assert!(head.contains(&derive_accept_key(b"dGhlIHNhbXBsZSBub25jZQ==")));
+            let subprotocol = accepted.subprotocol;
             assert!(subprotocol.is_none_or(|name| KNOWN.contains(&name.as_str())));
         }
         Ok(None) => {}
@@ -111,6 +124,13 @@ fn ask(script: &mut Script<'_>) {
             client.subprotocols.push((*name).to_owned());
         }
     }
+    let bits = script.byte();
+    client.deflate = (offered & 4 != 0).then_some(Offer {
+        server_no_context_takeover: offered & 8 != 0,
+        client_no_context_takeover: offered & 16 != 0,
+        server_max_window_bits: (bits & 8 != 0).then_some(8 + bits % 8),
+        client_max_window_bits: (bits & 16 != 0).then_some(None),
+    });
     let mut request = Vec::new();
     client.write_request(&mut request);
     let mut reader = HeadReader::new();
@@ -122,13 +142,16 @@ fn ask(script: &mut Script<'_>) {
         Subprotocol::Chosen(chosen) => Some(chosen),
         _ => None,
     };
+    let agreed = negotiate(upgrade.extensions(), &POLICY);
+    let value = agreed.map(|agreed| agreed.to_value());
     let mut answer = Vec::new();
-    write_switching_protocols(&mut answer, upgrade.key(), chosen);
+    write_switching_protocols(&mut answer, upgrade.key(), chosen, value.as_deref());
     answer.extend_from_slice(script.rest());
     let verdict = client.validate_response(&answer).expect("it is accepted");
-    let (length, subprotocol) = verdict.expect("it is whole");
-    assert_eq!(&answer[length..], script.rest());
-    assert_eq!(subprotocol.as_deref(), chosen);
+    let accepted = verdict.expect("it is whole");
+    assert_eq!(&answer[accepted.head_len..], script.rest());
+    assert_eq!(accepted.subprotocol.as_deref(), chosen);
+    assert_eq!(accepted.deflate, agreed);
 }
 
 /// What accepts the request of [`client`], but for its end.
@@ -144,8 +167,9 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         seed(&[0], UPGRADE.replace("GET", "POST")),
         seed(&[0], UPGRADE.replace("HTTP/1.1", "HTTP/1.0")),
         seed(&[0], UPGRADE.replace("session.abc", "x, x, ,y;")),
-        seed(&[2], b"the sample nonce\x03frames"),
-        seed(&[2], b"another nonce...\x00"),
+        seed(&[2], b"the sample nonce\x03\x00frames"),
+        seed(&[2], b"another nonce...\x00\x00"),
+        seed(&[2], b"a third nonce...\x1c\x1d"),
     ];
     for rest in [
         "\r\n\x01\x02frames",

@@ -6,6 +6,7 @@
 
 mod command;
 mod config;
+mod deflate;
 mod frames;
 mod handshake;
 mod head;
@@ -35,6 +36,11 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "config",
         run: config::run,
         seeds: config::seeds,
+    },
+    Target {
+        name: "deflate",
+        run: deflate::run,
+        seeds: deflate::seeds,
     },
     Target {
         name: "frames",

@@ -131,10 +131,13 @@ fn config(settings: &[&str]) -> Config {
 
 const SETTINGS: &[&[&str]] = &[
     &[],
-    &["rooms.coalesce_ms=50"],
+    &["rooms.coalesce_ms=50", "deflate.message_bytes_min=1"],
     &["rooms.slow_client=conflate"],
     &["rooms.slow_client=drop_oldest", "limits.room_members_max=2"],
-    &["rooms.announce_members_max=0"],
+    &[
+        "rooms.announce_members_max=0",
+        "deflate.message_bytes_min=60",
+    ],
     &["rooms.match=[{name=\"l*\", coalesce_ms=20, message_bytes_max=40}]"],
 ];
 

@@ -16,6 +16,7 @@ use tidegate::handler::rooms::{Answer, Rooms, answer};
 use tidegate::hub::edge::{Receivers, Sessions};
 use tidegate::hub::wire::{HomeRoomKey, LeaveReason};
 use tidegate::hub::{Hub, Output, Outputs, Routes};
+use tidegate::proto::ws::deflate::Inflation;
 use tidegate::proto::ws::{Connection, Event, Input, MessageKind, Role};
 use tidegate::session::Session;
 use tidegate::session::outbound::Handling;
@@ -31,6 +32,7 @@ const ENCODINGS: [Encoding; CLIENTS] = [
     Encoding::Json,
     Encoding::Raw,
 ];
+const TAKES_DEFLATED: [bool; CLIENTS] = [false, true, false, true];
 const CORES: [CoreId; CLIENTS] = [0, 1, 0, 1];
 
 pub(super) struct Stand {
@@ -121,7 +123,9 @@ impl Stand {
         let session = sessions.next_key();
         let id = ClientId { core, session };
         let user = USERS[client].map(Arc::from);
-        sessions.insert(Session::new(id, user, ENCODINGS[client], session));
+        let mut new = Session::new(id, user, ENCODINGS[client], session);
+        new.takes_deflated = TAKES_DEFLATED[client];
+        sessions.insert(new);
         self.clients[client] = Client {
             session: Some(session),
             ..Client::default()
@@ -187,6 +191,9 @@ impl Stand {
 
     fn act(&mut self, core: CoreId, act: impl FnOnce(&mut Rooms<'_>, &mut Meter<'_>)) {
         self.now.mono = self.now.mono.plus(Duration::from_millis(10));
+        for core in &mut self.cores {
+            core.hub.allow_compression(64 << 10);
+        }
         let core = &mut self.cores[usize::from(core)];
         let mut rooms = Rooms {
             now: self.now,
@@ -274,6 +281,11 @@ impl Stand {
         found.map(|(client, _)| client)
     }
 
+    fn takes_deflated(&self, core: CoreId, session: SessionKey) -> bool {
+        let session = self.cores[usize::from(core)].sessions.get(session);
+        session.is_some_and(|session| session.takes_deflated)
+    }
+
     fn hear(&mut self, core: CoreId, session: SessionKey, payload: Vec<u8>) {
         if let Some(client) = self.client(core, session) {
             client.heard.push(payload);
@@ -291,12 +303,18 @@ impl Stand {
         let mut connection = Connection::new(Role::Client, 1 << 20);
         let mut input = Input::new(&mut frames);
         let mut found = 0;
+        let mut inflation = Inflation::new();
+        connection.set_deflate(self.takes_deflated(core, session));
         while let Some(event) = connection.poll_event(&mut input).expect("frames are sound") {
-            let Event::Message(message) = event else {
-                panic!("{event:?} in a room");
+            let payload = match event {
+                Event::Message(message) => message.payload().to_vec(),
+                Event::Compressed(compressed) => {
+                    let message = inflation.inflate(&compressed, None, 1 << 20);
+                    message.expect("it is sound").payload().to_vec()
+                }
+                other => panic!("{other:?} in a room"),
             };
             found += 1;
-            let payload = message.payload().to_vec();
             self.hear(core, session, payload);
         }
         assert!(!connection.has_partial(), "frames are whole");
