@@ -56,8 +56,9 @@ impl Deflate {
     }
 
     /// A turn begins.
-    pub(super) const fn begin_turn(&mut self) {
+    pub(super) fn begin_turn(&mut self) {
         self.compression.allow(TURN_DEFLATE_BYTES_MAX);
+        self.inflation.shrink();
     }
 
     /// What to answer to a client's offers.
