@@ -118,6 +118,14 @@ impl Server {
         format!("ws://{}", self.addr)
     }
 
+    /// Where clients connect with TLS: the first such address.
+    pub(crate) fn tls_addr(&self) -> SocketAddr {
+        let mut lines = self.banner.iter();
+        let host = lines.find_map(|line| line.split_once("wss://")?.1.strip_suffix("/ws"));
+        let host = host.unwrap_or_else(|| panic!("no TLS in {:?}", self.banner));
+        host.parse().expect("the banner names an address")
+    }
+
     /// One reading of every counter.
     pub(crate) fn counters(&self) -> Counters {
         let (status, body) = get(self.admin, "/counters");
