@@ -134,7 +134,7 @@ counters! {
     tls_failed_internal_total,
     /// TLS handshakes that were not complete within `tls.handshake_timeout`.
     tls_handshake_timeouts_total,
-    /// Steps of TLS handshakes that waited for a later turn.
+    /// Steps of TLS handshakes that stood in line behind others, for a later turn.
     tls_steps_deferred_total,
     /// Fatal TLS alerts sent.
     tls_alerts_sent_total,

@@ -147,8 +147,6 @@ struct Core {
     tls_listeners: Vec<bool>,
     /// Connections that speak TLS.
     tls_open: usize,
-    /// Steps of handshakes taken in this turn.
-    tls_steps: u32,
     /// Connections that wait for a step, and some that can't go on, in order.
     tls_waiting: VecDeque<ConnKey>,
     records: Records,
@@ -220,7 +218,6 @@ impl<E: Engine> Worker<E> {
             tls: parts.tls,
             tls_listeners: parts.tls_listeners,
             tls_open: 0,
-            tls_steps: 0,
             tls_waiting: VecDeque::new(),
             records: Records::default(),
             drain: None,
@@ -268,7 +265,6 @@ impl<E: Engine> Worker<E> {
         self.core.now = now;
         self.core.turn = self.core.turn.wrapping_add(1);
         self.core.turn_messages = 0;
-        self.core.tls_steps = 0;
         self.core.deflate.begin_turn();
         self.core.hub.allow_compression(TURN_DEFLATE_BYTES_MAX);
         self.core.counters.turns_total.inc();
@@ -276,7 +272,6 @@ impl<E: Engine> Worker<E> {
         // asks for comes after what its answers have told it of.
         self.completions = self.engine.poll(&mut self.events, TURN_COMPLETIONS_MAX);
         let mut busy = self.core.take_mesh();
-        busy |= self.core.resume_tls();
         busy |= self.work_on_completions();
         busy |= self.take_arrivals();
         busy |= self.resume_stalled();
@@ -293,6 +288,9 @@ impl<E: Engine> Worker<E> {
         busy |= self.core.mesh.flush();
         busy |= self.flush();
         self.engine.submit();
+        // Behind everything that clients wait for: it may take as long as all of that.
+        busy |= self.core.step_handshakes();
+        self.run_actions();
         busy
     }
 
