@@ -44,6 +44,7 @@ impl Default for Tls {
             handshake_timeout: seconds(5),
             // A client that was cut off comes back within minutes.
             ticket_lifetime: seconds(2 * 3600),
+            buffered: false,
             client_auth: ClientAuth::None,
             client_ca: None,
             client_user: ClientUser::None,

@@ -30,6 +30,9 @@ table! {
         ///
         /// Not beyond twelve hours, for half of which a key serves: rustls would replace it itself then.
         pub ticket_lifetime: Span = New in 0 => 12 * HOUR;
+        /// Whether records go through buffers of the TLS library instead of being worked on where they
+        /// were received.
+        pub buffered: bool = New;
         /// Whether clients are asked for a certificate.
         pub client_auth: ClientAuth = New;
         /// The file with the certificates of who may issue clients' certificates.

@@ -462,7 +462,7 @@ impl Change {
         keep!(needs, "server", &running.server => next.server,
             Server { listen, cores, node, backlog, reload_on_change; demo, proxy_protocol, client_address, trusted_proxies });
         keep!(needs, "tls", &running.tls => next.tls,
-            Tls { listen; min_version, handshake_timeout, ticket_lifetime, client_auth, client_ca,
+            Tls { listen; min_version, handshake_timeout, ticket_lifetime, buffered, client_auth, client_ca,
                 client_user, certificates });
         keep!(needs, "engine", &running.engine => next.engine,
             Engine { kind, ring_entries, cq_entries, recv_buffers, recv_buffer_bytes,

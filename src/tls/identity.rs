@@ -98,7 +98,7 @@ impl Identity {
         }
     }
 
-    fn new(
+    pub(super) fn new(
         chain: Vec<CertificateDer<'static>>,
         key: Arc<dyn SigningKey>,
         now: i64,
@@ -273,3 +273,6 @@ fn has_addresses(certificate: &X509Certificate<'_>) -> bool {
         names.any(|name| matches!(name, GeneralName::IPAddress(_)))
     })
 }
+
+#[cfg(test)]
+mod tests;

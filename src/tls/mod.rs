@@ -14,3 +14,6 @@ pub mod resolver;
 pub mod server_config;
 pub mod stream;
 mod tickets;
+
+#[cfg(test)]
+mod fixtures;

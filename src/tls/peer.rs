@@ -3,6 +3,8 @@
 //! The certificate has been verified when it is asked here: this only reads it, and trusts its text as
 //! little as that of any request.
 
+use std::sync::Arc;
+
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
@@ -26,6 +28,42 @@ pub enum PeerError {
          control characters"
     )]
     Unusable(&'static str),
+    /// It says that it is somebody else.
+    #[error("`user` is not the name in the client's certificate")]
+    Contradicted,
+    /// It says who it is, where only a certificate can.
+    #[error("`user` counts only with a certificate that proves it")]
+    Unproven,
+}
+
+/// Who a client is that shows `certificate`, if any, and says that it is `claimed`.
+///
+/// Where users come from certificates, nothing else names one: what a client says of itself may only
+/// repeat it, and a client without a certificate has no name. Else whoever shows none could take the
+/// name of who does.
+///
+/// # Errors
+/// If the certificate names no user, or something else is claimed than it proves.
+pub fn user_of(
+    certificate: Option<&CertificateDer<'_>>,
+    from: ClientUser,
+    claimed: Option<Arc<str>>,
+) -> Result<Option<Arc<str>>, PeerError> {
+    if from == ClientUser::None {
+        return Ok(claimed);
+    }
+    let Some(certificate) = certificate else {
+        return match claimed {
+            None => Ok(None),
+            Some(_) => Err(PeerError::Unproven),
+        };
+    };
+    let proven = user(certificate, from)?;
+    match (proven, claimed) {
+        (Some(proven), Some(claimed)) if *proven == *claimed => Ok(Some(claimed)),
+        (_, Some(_)) => Err(PeerError::Contradicted),
+        (proven, None) => Ok(proven.map(Arc::from)),
+    }
 }
 
 /// The user's name in a verified certificate; none if certificates only let in.
@@ -71,3 +109,6 @@ pub fn user(
     }
     Ok(Some(name.to_owned()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -162,7 +162,7 @@ impl Material {
 impl Fault {
     fn new(key: String, given: &str, path: &Path, reason: &str) -> Self {
         let shown = path.display().to_string();
-        let place = if shown == given {
+        let place = if shown.trim_start_matches("./") == given.trim_start_matches("./") {
             String::new()
         } else {
             format!(" ({shown})")
@@ -337,3 +337,6 @@ fn unix_time() -> i64 {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     })
 }
+
+#[cfg(test)]
+mod tests;

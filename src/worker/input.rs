@@ -9,6 +9,7 @@ use super::{
     conn::{Counting, DirectLoan, Mode, Receive, Stall, StallCause, State},
     http::{Decision, Target, decide},
     origin::named_client,
+    proof::proven,
     routes::{Route, RouteId},
 };
 use crate::{
@@ -130,6 +131,7 @@ impl Core {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
+        let decision = proven(decision, state, self.config.tls.client_user);
         match decision {
             Decision::Respond(response) => self.respond(conn, &response),
             // A raw client joins as it opens, which takes a credit like any command.

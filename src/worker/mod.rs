@@ -16,6 +16,7 @@ mod memory;
 pub mod mesh;
 mod origin;
 mod output;
+mod proof;
 mod routes;
 pub mod run;
 #[cfg(test)]
@@ -58,7 +59,6 @@ use crate::{
     },
     proto::http1::HeadLimits,
     session::{addresses::Addresses, outbound::SpareBuffers},
-    tls::stream::Interface,
 };
 
 /// Everything a worker is made from, beside its engine.
@@ -142,7 +142,6 @@ struct Core {
     /// What new TLS connections are served with.
     tls: Option<Arc<rustls::ServerConfig>>,
     tls_listeners: Vec<bool>,
-    tls_interface: Interface,
     /// Connections that speak TLS.
     tls_open: usize,
     /// Steps of handshakes taken in this turn.
@@ -216,7 +215,6 @@ impl<E: Engine> Worker<E> {
             turn_messages: 0,
             tls: parts.tls,
             tls_listeners: parts.tls_listeners,
-            tls_interface: Interface::default(),
             tls_open: 0,
             tls_steps: 0,
             tls_waiting: VecDeque::new(),

@@ -33,7 +33,7 @@ use crate::{
     hub::wire::LeaveReason,
     proto::http1::Response,
     session::outbound::SpareBuffers,
-    tls::stream::{BareAlert, Failure, Stream, TlsError},
+    tls::stream::{BareAlert, Failure, Interface, Stream, TlsError},
 };
 
 /// What a connection has beyond others if it speaks TLS.
@@ -170,11 +170,15 @@ impl Core {
     /// A connection of a TLS listener is let in.
     pub(super) fn begin_tls(&mut self, conn: ConnKey) {
         let by = self.now.mono.plus(self.config.tls.handshake_timeout.0);
+        let interface = match self.config.tls.buffered {
+            true => Interface::Buffered,
+            false => Interface::Unbuffered,
+        };
         let stream = self
             .tls
             .clone()
             .ok_or(TlsError::NotOpen)
-            .and_then(|config| Stream::new(config, self.tls_interface));
+            .and_then(|config| Stream::new(config, interface));
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };

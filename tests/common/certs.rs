@@ -2,7 +2,9 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -10,6 +12,8 @@ use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+
+use super::Server;
 
 /// An authority that tests trust.
 pub(crate) struct Authority {
@@ -87,6 +91,64 @@ impl Issued {
         replace(&key, &self.key.serialize_pem());
         replace(&certificate, &self.certificate.pem());
         (certificate, key)
+    }
+}
+
+/// A gateway with an encrypted port, its certificate from an authority of its own.
+pub(crate) struct Tls {
+    pub(crate) server: Server,
+    directory: PathBuf,
+    /// Where encrypted clients connect.
+    pub(crate) addr: SocketAddr,
+}
+
+impl Tls {
+    /// Starts one, with `args` added to the command line.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tidegate-{}-tls-{n}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).expect("a temporary directory can be made");
+        let authority = Authority::new("tests");
+        replace(&directory.join("ca.pem"), &authority.pem());
+        let names = ["localhost", "127.0.0.1"];
+        let (certificate, key) = authority.server(&names, NOW).write(&directory, "server");
+        let pair = format!("tls.certificates=[{{certificate={certificate:?}, key={key:?}}}]");
+        let mut all = vec!["--set", "tls.listen=127.0.0.1:0", "--set", &pair];
+        all.extend_from_slice(args);
+        let server = Server::start(&all);
+        let addr = server.banner.iter().find_map(|line| {
+            let url = line.trim_start().strip_prefix("listening")?.trim();
+            let host = url.strip_prefix("wss://")?.strip_suffix("/ws")?;
+            host.parse().ok()
+        });
+        Self {
+            addr: addr.expect("the banner tells the encrypted address"),
+            server,
+            directory,
+        }
+    }
+
+    /// The base address that client programs take.
+    pub(crate) fn url(&self) -> String {
+        format!("wss://{}", self.addr)
+    }
+
+    /// The file with the certificate that clients are to trust.
+    pub(crate) fn trusted(&self) -> PathBuf {
+        self.directory.join("ca.pem")
+    }
+
+    /// A path for a file of a test's own.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 

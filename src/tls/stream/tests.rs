@@ -334,5 +334,6 @@ fn what_is_kept_is_worked_on_later() {
 #[test]
 fn an_idle_stream_takes_about_two_kilobytes() {
     let bytes = size_of::<Stream>();
+    println!("Stream: {bytes} bytes");
     assert!(bytes <= 1536, "{bytes} bytes");
 }

@@ -20,7 +20,6 @@ use crate::{
     config::{ByteSize, Span},
     engine::sim::{PeerId, PeerRead, SimConfig, SimKernel, replay::for_each_seed},
     proto::ws::OpCode,
-    tls::stream::Interface,
 };
 
 type Configs = (Arc<ServerConfig>, Arc<ClientConfig>, Arc<ClientConfig>);
@@ -150,12 +149,6 @@ impl TlsClient {
     }
 }
 
-fn with_interface(net: &mut Net, interface: Interface) {
-    for worker in &mut net.workers {
-        worker.core.tls_interface = interface;
-    }
-}
-
 /// Echoes of any size come back as they went, over either interface of rustls and either version, with
 /// updates of keys between, and everything ends as TLS asks for it.
 #[test]
@@ -166,10 +159,8 @@ fn what_goes_out_encrypted_comes_back() {
             config.limits.message_bytes_max = ByteSize(1 << 20);
             config.limits.buffered_bytes_high = ByteSize(300 * 1024);
             config.limits.buffered_bytes_low = ByteSize(50 * 1024);
+            config.tls.buffered = seed % 3 == 0;
         });
-        if net.rng.one_in(3) {
-            with_interface(&mut net, Interface::Buffered);
-        }
         let mut sent: Vec<Vec<Vec<u8>>> = vec![Vec::new(); 3];
         for client in 0..3 {
             let core = net.rng.below(net.cores() as u64) as usize;
