@@ -21,6 +21,7 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, pem::PemObject},
 };
+use socket2::SockRef;
 
 /// The last part of the address of the balancer or proxy, and of somebody else.
 const TRUSTED: u8 = 2;
@@ -458,6 +459,24 @@ fn a_flood_through_one_balancer_leaves_its_other_clients_alone() {
     // Each of its connections is closed before the next one comes, or refused.
     flood.join().expect("no panic");
     server.wait_blocking("every gauge at zero", common::Counters::is_idle);
+}
+
+/// Who has reset its connection has no address any more, so it could count for nobody.
+#[test]
+fn who_is_gone_before_it_is_asked_for_its_address_is_not_served() {
+    let server = start(2, &[&COUNTED]);
+    server.signal("STOP");
+    for _ in 0..10 {
+        let mut raw = Raw::connect_from(STRANGER, server.addr);
+        raw.send(upgrade_request("/ws").as_bytes());
+        SockRef::from(&raw.stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("a close can be a reset");
+    }
+    server.signal("CONT");
+    server.wait_counter_blocking("gone_at_accept_total", 10);
+    server.wait_blocking("every gauge at zero", common::Counters::is_idle);
+    assert_eq!(server.counters().total("upgraded_total"), 0);
 }
 
 /// A client's side of TLS over `raw`'s socket.

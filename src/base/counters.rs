@@ -90,6 +90,8 @@ counters! {
     accepted_total,
     /// Failed accepts, by any error.
     accept_errors_total,
+    /// Connections that their peer had reset before they were taken up.
+    gone_at_accept_total,
     /// Handshakes that ended in a WebSocket.
     upgraded_total,
     /// Requests refused with a 4xx or 5xx status.

@@ -53,6 +53,11 @@ impl Core {
         if self.is_ending() {
             return self.drop_conn(conn, CloseMode::Orderly);
         }
+        // It was reset while it waited for us. What it may have sent would be read, and be nobody's.
+        let Some(peer) = peer else {
+            self.counters.gone_at_accept_total.inc();
+            return self.drop_conn(conn, CloseMode::Reset);
+        };
         let counters = std::sync::Arc::clone(&self.counters);
         let limits = &self.core_limits;
         if self.conns.len() > limits.connections_max as usize {
@@ -65,9 +70,6 @@ impl Core {
             return self.refuse_busy(conn, &counters.refused_memory_total);
         }
         self.set_timer(conn, self.config.limits.handshake_timeout.0);
-        let Some(peer) = peer else {
-            return self.take_up(conn);
-        };
         if self.sends_proxy_header(peer) {
             if let Some(state) = self.conns.get_mut(conn) {
                 state.state = State::Preface(ProxyHeaderReader::new());
