@@ -368,6 +368,10 @@ impl Core {
     pub(super) fn on_receive_paused(&mut self, conn: ConnKey) {
         if let Some(state) = self.conns.get_mut(conn) {
             state.receive = Receive::Off;
+            if let Some(stall) = state.stalled() {
+                // Nothing is added to it any more.
+                stall.bytes.shrink_to_fit();
+            }
             self.go_on_receiving(conn);
             self.recharge(conn);
         }
@@ -478,6 +482,7 @@ impl Core {
             if let Some(stall) = state.stalled() {
                 stall.at = end - stall.bytes.len();
                 stall.bytes = bytes;
+                stall.give_back();
                 return;
             }
             at = end;
