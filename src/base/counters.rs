@@ -100,6 +100,15 @@ counters! {
     refused_ip_connections_total,
     /// Connections refused with 429 because of `limits.handshakes_per_ip_per_second`.
     refused_ip_handshakes_total,
+    /// PROXY headers read.
+    proxy_headers_total,
+    /// Connections from `server.proxy_protocol` closed because they began with no PROXY header, or a
+    /// malformed one.
+    proxy_headers_refused_total,
+    /// Requests from `server.trusted_proxies` whose client a header named.
+    forwarded_total,
+    /// Requests from `server.trusted_proxies` refused with 400 because that header was malformed.
+    forwarded_refused_total,
     /// Heads that were not complete in time.
     handshake_timeouts_total,
     /// Connections closed, for any reason.

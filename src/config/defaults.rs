@@ -8,8 +8,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    AllPublishBy, ByteSize, Delivery, Drain, Engine, EngineKind, Limits, Listen, Log, LogFormat,
-    PublishBy, Rooms, Server, SlowClient, Span,
+    AllPublishBy, ByteSize, ClientAddress, Delivery, Drain, Engine, EngineKind, Limits, Listen,
+    Log, LogFormat, PublishBy, Rooms, Server, SlowClient, Span,
 };
 
 const KIB: usize = 1024;
@@ -25,6 +25,9 @@ impl Default for Server {
             listen: Listen(vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080)]),
             cores: "all".to_owned(),
             node: String::new(),
+            proxy_protocol: Vec::new(),
+            client_address: ClientAddress::Peer,
+            trusted_proxies: Vec::new(),
             backlog: 4096,
             demo: false,
             reload_on_change: true,

@@ -34,7 +34,8 @@ pub use rooms::{Delivery, PublishBy, RoomMatch, RoomOptions, Rooms, SlowClient};
 pub use routes::{DEMO_SLOW_PATH, Mode, Route, RouteLimits};
 pub use schema::{Key, Kind, Reload};
 pub use sections::{
-    Admin, AllPublishBy, Drain, Engine, EngineKind, Limits, Listen, Log, LogFormat, Server,
+    Admin, AllPublishBy, ClientAddress, Drain, Engine, EngineKind, Limits, Listen, Log, LogFormat,
+    Server,
 };
 pub use units::{ByteSize, Span};
 

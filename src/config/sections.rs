@@ -24,6 +24,12 @@ table! {
         pub cores: String = Restart;
         /// The node's name in `connected`; empty takes the host's name.
         pub node: String = Restart;
+        /// Networks of balancers whose connections begin with a PROXY header.
+        pub proxy_protocol: Vec<IpNet> = New;
+        /// What names the client of a request from `trusted_proxies`.
+        pub client_address: ClientAddress = New;
+        /// Networks of proxies that are believed when they say whom a request is from.
+        pub trusted_proxies: Vec<IpNet> = New;
         /// Connections that the kernel queues per core before they are accepted.
         pub backlog: u32 = Restart in 1 => 65_535;
         /// Whether the demo page and `/echo` are served.
@@ -55,6 +61,19 @@ impl From<OneOrMany> for Listen {
             OneOrMany::Many(addresses) => Self(addresses),
         }
     }
+}
+
+/// What names the client of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientAddress {
+    /// The connection: its other end, or whom its PROXY header names.
+    #[default]
+    Peer,
+    /// The `Forwarded` header (RFC 7239).
+    Forwarded,
+    /// The `X-Forwarded-For` header.
+    XForwardedFor,
 }
 
 table! {

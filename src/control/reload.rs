@@ -375,7 +375,7 @@ impl Change {
     fn between(running: &Config, mut next: Config) -> Self {
         let mut needs = Vec::new();
         keep!(needs, "server", &running.server => next.server,
-            Server { listen, cores, node, backlog, reload_on_change; demo });
+            Server { listen, cores, node, backlog, reload_on_change; demo, proxy_protocol, client_address, trusted_proxies });
         keep!(needs, "engine", &running.engine => next.engine,
             Engine { kind, ring_entries, cq_entries, recv_buffers, recv_buffer_bytes,
                 accept_batch, busy_poll, coalesce });

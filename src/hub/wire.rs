@@ -347,6 +347,9 @@ impl Delivery {
 pub struct Frames {
     /// By [`Encoding::index`].
     pub by_encoding: [Option<Bytes>; Encoding::COUNT],
+    /// How many messages stand behind the first of each: where several went out as one, raw members get
+    /// them all, the others a batch.
+    pub more: [u32; Encoding::COUNT],
     /// What it is worth to a member that does not keep up.
     pub kind: FrameKind,
 }

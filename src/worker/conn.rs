@@ -1,6 +1,9 @@
 //! One connection of a worker, from its first byte to its last.
 //!
 //! ```text
+//! Preface                                (only from balancers that send a PROXY header)
+//!    │ a PROXY header, an address that is let in
+//!    ▼
 //!   Head ──101──▶ Open ──our close──▶ Closing ──the peer's close──▶ Lingering ──▶ gone
 //!    │             │                                                    ▲
 //!    │             └──the peer's close, a breach of RFC 6455────────────┤
@@ -25,7 +28,7 @@ use crate::{
         wheel::TimerKey,
     },
     engine::ConnKey,
-    proto::{http1::HeadReader, ws::Connection},
+    proto::{http1::HeadReader, proxy_header::ProxyHeaderReader, ws::Connection},
     session::{outbound::Outbound, rates::Rates},
 };
 
@@ -69,8 +72,8 @@ pub(super) struct Conn {
     pub(super) is_draining: bool,
     /// It was refused before its request was read.
     pub(super) is_refused: bool,
-    /// It counts among its address's connections.
-    pub(super) is_counted: bool,
+    /// Whether it counts among its address's connections.
+    pub(super) counting: Counting,
     /// It was closed to free the memory that it takes.
     pub(super) is_leaving: bool,
     /// It is listed among those with a backlog.
@@ -118,8 +121,17 @@ pub(super) enum Peer {
     V6(Box<SocketAddrV6>),
 }
 
+/// Whether a connection counts among those of [`Conn::peer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counting {
+    Not,
+    /// Its request tells whose it is: it comes from a trusted proxy.
+    Awaited,
+    Counted,
+}
+
 impl Peer {
-    fn new(address: Option<SocketAddr>) -> Self {
+    pub(super) fn new(address: Option<SocketAddr>) -> Self {
         match address {
             None => Self::Unknown,
             Some(SocketAddr::V4(v4)) => Self::V4(*v4.ip(), v4.port()),
@@ -139,6 +151,8 @@ impl Peer {
 
 #[derive(Debug)]
 pub(super) enum State {
+    /// Its PROXY header is not complete.
+    Preface(ProxyHeaderReader),
     /// Its request head is not complete.
     Head(HeadReader),
     /// A WebSocket.
@@ -218,6 +232,8 @@ pub(super) enum StallCause {
     Backlog,
     /// It has had its share of this turn.
     Turn,
+    /// The core that counts its address is asked whether it is let in.
+    Admission,
 }
 
 impl Conn {
@@ -247,7 +263,7 @@ impl Conn {
             ended: false,
             is_draining: false,
             is_refused: false,
-            is_counted: false,
+            counting: Counting::Not,
             is_leaving: false,
             is_backlogged: false,
             app_heartbeat: false,
@@ -330,12 +346,13 @@ impl Conn {
 
     /// Whether its request is still to come.
     pub(super) const fn is_head(&self) -> bool {
-        matches!(self.state, State::Head(_))
+        matches!(self.state, State::Preface(_) | State::Head(_))
     }
 
     /// Bytes that it has sent in part, or that nobody has looked at yet.
     pub(super) fn input_bytes(&self) -> usize {
         let partial = match &self.state {
+            State::Preface(reader) => reader.buffered_bytes(),
             State::Head(reader) => reader.buffered_bytes(),
             State::Open { ws, .. } | State::Closing { ws, .. } => ws.buffered_bytes(),
             State::Lingering { .. } => 0,

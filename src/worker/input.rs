@@ -6,8 +6,9 @@ use tracing::{debug, info};
 
 use super::{
     Action, Core,
-    conn::{DirectLoan, Mode, Receive, Stall, StallCause, State},
+    conn::{Counting, DirectLoan, Mode, Receive, Stall, StallCause, State},
     http::{Decision, Target, decide},
+    origin::named_client,
     routes::{Route, RouteId},
 };
 use crate::{
@@ -65,6 +66,7 @@ impl Core {
             return;
         }
         match &mut state.state {
+            State::Preface(_) => self.on_preface_bytes(conn, bytes),
             State::Head(_) => self.on_head_bytes(conn, bytes),
             State::Open { .. } => self.feed(conn, None, bytes, lender),
             State::Closing { discarded, .. } => {
@@ -89,7 +91,7 @@ impl Core {
         self.drop_conn(conn, CloseMode::Reset);
     }
 
-    fn on_head_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
+    pub(super) fn on_head_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
         let stopping = self.is_draining().then(|| self.retry_after());
         let short_of_credit = self.mesh.is_short_of_credit();
         let Some(state) = self.conns.get_mut(conn) else {
@@ -98,14 +100,27 @@ impl Core {
         let State::Head(reader) = &mut state.state else {
             return;
         };
+        let is_awaited = state.counting == Counting::Awaited;
+        let mut named = None;
         let decided = match reader.handle_input(bytes, &self.head_limits) {
             Ok(None) => return,
-            Ok(Some((head, used))) => Ok((decide(&head, &self.routes, stopping), used)),
+            Ok(Some((head, used))) => {
+                named = is_awaited.then(|| named_client(&head, &self.config.server));
+                Ok((decide(&head, &self.routes, stopping), used))
+            }
             Err(error) => Err(Response::new(error.status()).body(error.to_string())),
         };
         let (decision, used) = match decided {
             Ok(decided) => decided,
             Err(response) => return self.respond(conn, &response),
+        };
+        if let Some(named) = named
+            && !self.on_named(conn, named, bytes)
+        {
+            return;
+        }
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
         };
         match decision {
             Decision::Respond(response) => self.respond(conn, &response),
@@ -233,7 +248,7 @@ impl Core {
             let (ws, mode) = match &mut state.state {
                 State::Open { ws, mode } => (ws, Some(*mode)),
                 State::Closing { ws, .. } => (ws, None),
-                State::Head(_) | State::Lingering { .. } => return,
+                State::Preface(_) | State::Head(_) | State::Lingering { .. } => return,
             };
             let waits = direct.is_none() && mode.is_some();
             if waits && state.outbound.firm_bytes() >= high {
@@ -438,12 +453,17 @@ impl Core {
     }
 
     fn stall(&mut self, conn: ConnKey, rest: &[u8], cause: StallCause) {
+        self.counters.stalls_total.inc();
+        self.hold(conn, rest.to_vec(), cause);
+    }
+
+    /// Keeps input that must wait, and receives no more.
+    pub(super) fn hold(&mut self, conn: ConnKey, bytes: Vec<u8>, cause: StallCause) {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
-        self.counters.stalls_total.inc();
         state.rare_mut().stalled = Some(Stall {
-            bytes: rest.to_vec(),
+            bytes,
             at: 0,
             cause,
         });
@@ -454,8 +474,8 @@ impl Core {
         match cause {
             StallCause::Credit => self.short_of_credit.push_back(conn),
             StallCause::Turn => self.deferred.push_back((self.turn, conn)),
-            // Taken up when the backlog has gone down.
-            StallCause::Backlog => {}
+            // Taken up when the backlog has gone down, or the answer has come.
+            StallCause::Backlog | StallCause::Admission => {}
         }
     }
 
@@ -472,7 +492,12 @@ impl Core {
         };
         // What it has sent meanwhile comes only now; its silence was not its own.
         state.last_read = self.now.mono;
-        loop {
+        let is_head = matches!(state.state, State::Head(_));
+        if is_head {
+            // What follows the head is taken up, or waits again, by itself.
+            self.on_head_bytes(conn, &mut bytes);
+        }
+        while !is_head {
             // Slice by slice: what has to wait again is copied, and there may be a great deal of it.
             let end = bytes.len().min(at + STALLED_SLICE_BYTES);
             self.feed(conn, None, &mut bytes[at..end], None);

@@ -13,6 +13,7 @@ mod http;
 mod input;
 mod memory;
 pub mod mesh;
+mod origin;
 mod output;
 mod routes;
 pub mod run;
@@ -123,7 +124,7 @@ struct Core {
     slow: Vec<ConnKey>,
     /// Connections whose input waits for a credit, in order.
     short_of_credit: VecDeque<ConnKey>,
-    /// Connections whose own backlog has gone down.
+    /// Connections whose own backlog has gone down, and those that have been let in.
     caught_up: VecDeque<ConnKey>,
     /// Connections that had their share of a turn, and of which.
     deferred: VecDeque<(u32, ConnKey)>,

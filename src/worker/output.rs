@@ -6,7 +6,7 @@ use tracing::{debug, info};
 
 use super::{
     Action, Core, Timer,
-    conn::{Conns, Ping, Receive, StallCause, State},
+    conn::{Conns, Counting, Ping, Receive, StallCause, State},
     routes::{NO_ROUTE, Routes},
 };
 use crate::{
@@ -472,7 +472,7 @@ impl Core {
             if state.route != NO_ROUTE {
                 self.routes.leave(state.route);
             }
-            if state.is_counted
+            if state.counting == Counting::Counted
                 && let Some(peer) = state.peer.address()
             {
                 self.depart(AddressKey::of(peer.ip()));

@@ -7,6 +7,7 @@ mod connections;
 mod limits;
 mod members;
 mod net;
+mod origins;
 mod policies;
 mod rooms;
 

@@ -27,6 +27,11 @@ impl Core {
         };
         state.timer = None;
         match &state.state {
+            // Who did not come so far may not speak HTTP at all.
+            State::Preface(_) => {
+                self.counters.handshake_timeouts_total.inc();
+                self.drop_conn(conn, CloseMode::Orderly);
+            }
             State::Head(_) => {
                 self.counters.handshake_timeouts_total.inc();
                 let response = Response::new(408).body("the request took too long to arrive");

@@ -239,6 +239,18 @@ impl Server {
         self.stderr.lock().expect("no writer panicked").clone()
     }
 
+    /// Waits until what it has written to stderr satisfies `check`. Blocks the thread.
+    pub(crate) fn wait_log(&self, what: &str, check: impl Fn(&str) -> bool) {
+        let mut poll = Poll::new();
+        while let Some(pause) = poll.next_pause() {
+            if check(&self.stderr()) {
+                return;
+            }
+            thread::sleep(pause);
+        }
+        panic!("never logged: {what}");
+    }
+
     /// True while the process runs.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child

@@ -69,6 +69,20 @@ impl Raw {
         Self::from_stream(stream)
     }
 
+    /// A connection whose peer is 127.0.0.`host`.
+    pub(crate) fn connect_from(host: u8, addr: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let from = SocketAddr::from(([127, 0, 0, host], 0));
+        socket.bind(&from.into()).expect("loopback is all ours");
+        socket
+            .connect_timeout(&addr.into(), DEADLINE)
+            .expect("the listener accepts");
+        socket
+            .set_tcp_nodelay(true)
+            .expect("TCP_NODELAY can be set");
+        Self::from_stream(socket.into())
+    }
+
     pub(crate) fn from_stream(stream: TcpStream) -> Self {
         stream
             .set_read_timeout(Some(DEADLINE))

@@ -21,8 +21,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct FanOut {
     frames: [Option<SharedFrame>; Encoding::COUNT],
-    /// How many messages the frames hold.
-    messages: u32,
+    /// How many messages the frames hold, by encoding.
+    messages: [u32; Encoding::COUNT],
     kind: FrameKind,
     skip: Option<SessionKey>,
     /// The home that sent it, and what goes back to its window.
@@ -37,7 +37,7 @@ impl FanOut {
     pub(super) fn new(frames: Frames, skip: Option<SessionKey>, from: CoreId, window: u64) -> Self {
         Self {
             frames: frames.by_encoding.map(|frame| frame.map(SharedFrame::new)),
-            messages: 1,
+            messages: frames.more.map(|more| 1 + more),
             kind: frames.kind,
             skip,
             from,
@@ -97,7 +97,9 @@ impl FanOut {
             let LaneItem::Frames(next) = item else {
                 continue;
             };
-            self.messages += next.messages;
+            for (messages, more) in self.messages.iter_mut().zip(next.messages) {
+                *messages += more;
+            }
             self.window += next.window;
             for (run, frame) in runs.iter_mut().zip(&next.frames) {
                 if let (Some(run), Some(frame)) = (run, frame) {
@@ -152,6 +154,7 @@ impl FanOut {
             && used < budget
         {
             if let Some(frame) = &self.frames[self.encoding] {
+                let messages = self.messages[self.encoding];
                 let end = members.len().min(self.cursor + (budget - used));
                 used += end - self.cursor;
                 while self.cursor < end {
@@ -161,7 +164,7 @@ impl FanOut {
                         if self.skip != Some(*member)
                             && let Some(session) = sessions.get(*member)
                         {
-                            receivers.deliver(session, frame, self.messages, &handling);
+                            receivers.deliver(session, frame, messages, &handling);
                         }
                     }
                     self.cursor += run.len();
@@ -192,9 +195,10 @@ impl FanOut {
             if let Some(member) = sessions.key_at(index)
                 && self.skip != Some(member)
                 && let Some(session) = sessions.get(member)
-                && let Some(frame) = &self.frames[session.encoding.index()]
+                && let index = session.encoding.index()
+                && let Some(frame) = &self.frames[index]
             {
-                receivers.deliver(session, frame, self.messages, &handling);
+                receivers.deliver(session, frame, self.messages[index], &handling);
             }
         }
         let used = end - self.cursor;
@@ -259,7 +263,7 @@ mod tests {
         first.gather(&mut lane, policy);
         let bytes = first.frames[0].as_ref().expect("it has a frame").as_slice();
         let text = String::from_utf8(bytes.to_vec()).expect("text");
-        (text, first.messages, first.window, lane.len())
+        (text, first.messages[0], first.window, lane.len())
     }
 
     #[test]
@@ -271,6 +275,23 @@ mod tests {
         ];
         let whole = ("abcd".to_owned(), 3, 30, 0);
         assert_eq!(gathered(items, SlowClient::Evict), whole);
+    }
+
+    #[test]
+    fn frames_of_several_messages_count_as_many() {
+        let gathered = |more| {
+            let mut frames = Frames {
+                more: [0, more],
+                ..Frames::default()
+            };
+            frames.by_encoding = [const { Some(Bytes::from_static(b"x")) }; Encoding::COUNT];
+            LaneItem::Frames(FanOut::new(frames, None, 0, 10))
+        };
+        let LaneItem::Frames(mut first) = gathered(2) else {
+            panic!("a message");
+        };
+        first.gather(&mut VecDeque::from([gathered(1)]), SlowClient::Evict);
+        assert_eq!(first.messages, [2, 5]);
     }
 
     #[test]

@@ -253,6 +253,7 @@ impl Room {
         }
         if self.wants(Encoding::Raw) {
             frames.by_encoding[Encoding::Raw.index()] = Some(raw_batch(&messages));
+            frames.more[Encoding::Raw.index()] = messages.len().saturating_sub(1) as u32;
         }
         self.deliver(frames, None, windows, out);
         Ok(())

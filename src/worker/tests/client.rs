@@ -76,6 +76,19 @@ impl Client {
         self.out.clear();
     }
 
+    /// Has these bytes stand in front of its request, which it has not begun to write.
+    pub(super) fn say_first(&mut self, bytes: &[u8]) {
+        self.out.splice(0..0, bytes.iter().copied());
+    }
+
+    /// Adds a line to its request, behind which nothing has been queued yet.
+    pub(super) fn add_field(&mut self, line: &str) {
+        let end = self.out.len() - 2;
+        assert_eq!(&self.out[end..], b"\r\n");
+        let line = format!("{line}\r\n");
+        self.out.splice(end..end, line.into_bytes());
+    }
+
     pub(super) fn send(&mut self, opcode: OpCode, payload: &[u8]) {
         let mask = [0x11, 0x92, 0x7f, self.out.len() as u8];
         push_masked_frame(&mut self.out, opcode, payload, mask);

@@ -277,6 +277,7 @@ impl Net {
                 ("caught up", core.caught_up.len()),
                 ("deferred", core.deferred.len()),
                 ("slots", worker.engine.slots_open()),
+                ("counted connections", core.addresses.connections()),
                 ("sends", worker.engine.sends_in_flight()),
                 ("buffers", worker.engine.buffers_out()),
             ];
