@@ -484,36 +484,16 @@ impl Core {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
-        let Some(Stall {
-            mut bytes, mut at, ..
-        }) = state.take_stalled()
-        else {
+        let Some(mut stall) = state.take_stalled() else {
             return;
         };
         // What it has sent meanwhile comes only now; its silence was not its own.
         state.last_read = self.now.mono;
-        let is_head = matches!(state.state, State::Head(_));
-        if is_head {
+        if state.is_head() {
             // What follows the head is taken up, or waits again, by itself.
-            self.on_head_bytes(conn, &mut bytes);
-        }
-        while !is_head {
-            // Slice by slice: what has to wait again is copied, and there may be a great deal of it.
-            let end = bytes.len().min(at + STALLED_SLICE_BYTES);
-            self.feed(conn, None, &mut bytes[at..end], None);
-            let Some(state) = self.conns.get_mut(conn) else {
-                return;
-            };
-            if let Some(stall) = state.stalled() {
-                stall.at = end - stall.bytes.len();
-                stall.bytes = bytes;
-                stall.give_back();
-                return;
-            }
-            at = end;
-            if at == bytes.len() {
-                break;
-            }
+            self.on_head_bytes(conn, &mut stall.bytes);
+        } else if self.feed_stalled(conn, stall) {
+            return;
         }
         self.go_on_receiving(conn);
         if let Some(state) = self.conns.get(conn)
@@ -522,6 +502,31 @@ impl Core {
             && !matches!(state.state, State::Lingering { .. })
         {
             self.drop_conn(conn, CloseMode::Orderly);
+        }
+    }
+
+    /// Works through input that has waited. Whether it must wait again, or is of no more use.
+    fn feed_stalled(&mut self, conn: ConnKey, stall: Stall) -> bool {
+        let Stall {
+            mut bytes, mut at, ..
+        } = stall;
+        loop {
+            // Slice by slice: what has to wait again is copied, and there may be a great deal of it.
+            let end = bytes.len().min(at + STALLED_SLICE_BYTES);
+            self.feed(conn, None, &mut bytes[at..end], None);
+            let Some(state) = self.conns.get_mut(conn) else {
+                return true;
+            };
+            if let Some(stall) = state.stalled() {
+                stall.at = end - stall.bytes.len();
+                stall.bytes = bytes;
+                stall.give_back();
+                return true;
+            }
+            at = end;
+            if at == bytes.len() {
+                return false;
+            }
         }
     }
 
