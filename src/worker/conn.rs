@@ -228,6 +228,17 @@ pub(super) struct Stall {
     pub(super) cause: StallCause,
 }
 
+impl Stall {
+    /// Gives the memory of what has been looked at back, once that is half of it.
+    pub(super) fn give_back(&mut self) {
+        if self.at > self.bytes.len() / 2 {
+            self.bytes.drain(..self.at);
+            self.bytes.shrink_to_fit();
+            self.at = 0;
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StallCause {
     /// Another core owes too many answers.
