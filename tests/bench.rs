@@ -2,130 +2,19 @@
 //! fault must be seen, counted once, and end the run with exit code 3.
 
 mod common;
+mod faulty;
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::TcpListener,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
-    time::Duration,
 };
 
 use common::{Finished, Server, TempFile, engine, run, tidegate};
+use faulty::{Authority, Fault, secure_server, server};
 use serde_json::Value;
-use tungstenite::{Message, WebSocket};
-
-/// What a server does wrong, once, with one message of its first connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    None,
-    Drop,
-    Double,
-    /// Answers it after its successor.
-    Swap,
-    CorruptFiller,
-    CorruptTag,
-    /// Answers a binary message with a text.
-    WrongKind,
-    Cut,
-    CloseFrame,
-    Silence,
-    Stall,
-    /// Nothing wrong: asks whether the client lives, and goes on once it has answered.
-    Ping,
-}
-
-/// The message that the fault befalls.
-const FAULTY: u64 = 20;
-const STALL: Duration = Duration::from_millis(300);
-
-/// Echoes, but for `fault`. Its threads end with their connections.
-fn server(fault: Fault) -> (SocketAddr, Arc<AtomicU64>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let addr = listener.local_addr().expect("it is bound");
-    let pongs = Arc::new(AtomicU64::new(0));
-    let seen = Arc::clone(&pongs);
-    thread::spawn(move || {
-        for (n, stream) in listener.incoming().flatten().enumerate() {
-            let fault = if n == 0 { fault } else { Fault::None };
-            let seen = Arc::clone(&seen);
-            thread::spawn(move || {
-                let _ = stream.set_nodelay(true);
-                if let Ok(socket) = tungstenite::accept(stream) {
-                    // Whatever ends it: the client's figures are what counts.
-                    let _ = serve(socket, fault, &seen);
-                }
-            });
-        }
-    });
-    (addr, pongs)
-}
-
-fn serve(
-    mut socket: WebSocket<TcpStream>,
-    fault: Fault,
-    pongs: &AtomicU64,
-) -> tungstenite::Result<()> {
-    let mut number = 0;
-    let mut held = None;
-    loop {
-        let message = match socket.read()? {
-            message @ (Message::Text(_) | Message::Binary(_)) => message,
-            Message::Pong(payload) => {
-                assert_eq!(&payload[..], b"alive?");
-                pongs.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            _ => continue,
-        };
-        let is_faulty = number == FAULTY;
-        number += 1;
-        if !is_faulty {
-            socket.send(message)?;
-            if let Some(held) = held.take() {
-                socket.send(held)?;
-            }
-            continue;
-        }
-        match fault {
-            Fault::None => socket.send(message)?,
-            Fault::Drop => {}
-            Fault::Double => {
-                socket.send(message.clone())?;
-                socket.send(message)?;
-            }
-            Fault::Swap => held = Some(message),
-            Fault::CorruptFiller | Fault::CorruptTag => {
-                let mut bytes = message.into_data().to_vec();
-                let at = if fault == Fault::CorruptTag {
-                    2
-                } else {
-                    bytes.len() - 1
-                };
-                bytes[at] ^= 1;
-                socket.send(Message::binary(bytes))?;
-            }
-            Fault::WrongKind => {
-                // Its filler need not be UTF-8.
-                socket.send(Message::text("x".repeat(message.len())))?;
-            }
-            Fault::Cut => return Ok(()),
-            Fault::CloseFrame => socket.close(None)?,
-            Fault::Silence => thread::park(),
-            Fault::Stall => {
-                // The stall is what is tested.
-                thread::sleep(STALL);
-                socket.send(message)?;
-            }
-            Fault::Ping => {
-                socket.send(Message::Ping(b"alive?".to_vec().into()))?;
-                socket.send(message)?;
-            }
-        }
-    }
-}
 
 /// Runs the load generator; `line` is its command line behind the URL.
 fn bench(url: &str, line: &str) -> Finished {
@@ -154,29 +43,44 @@ fn faults(report: &Value) -> [u64; 5] {
 const ECHO: &str = "--mode echo --connections 2";
 const FANOUT: &str = "--mode fanout --connections 2 --rooms 2";
 
+/// What is wrong, lost, doubled, out of order or ended by each fault.
+const FAULTS: [(Fault, [u64; 5]); 9] = [
+    (Fault::None, [0, 0, 0, 0, 0]),
+    (Fault::Ping, [0, 0, 0, 0, 0]),
+    (Fault::Stall, [0, 0, 0, 0, 0]),
+    (Fault::Drop, [0, 1, 0, 0, 0]),
+    (Fault::Double, [0, 0, 1, 0, 0]),
+    (Fault::Swap, [0, 0, 0, 1, 0]),
+    (Fault::CorruptFiller, [1, 0, 0, 0, 0]),
+    (Fault::CorruptTag, [1, 0, 0, 0, 0]),
+    (Fault::WrongKind, [1, 0, 0, 0, 0]),
+];
+
 fn check_faults(mode: &str) {
-    for (fault, expected) in [
-        (Fault::None, [0, 0, 0, 0, 0]),
-        (Fault::Ping, [0, 0, 0, 0, 0]),
-        (Fault::Stall, [0, 0, 0, 0, 0]),
-        (Fault::Drop, [0, 1, 0, 0, 0]),
-        (Fault::Double, [0, 0, 1, 0, 0]),
-        (Fault::Swap, [0, 0, 0, 1, 0]),
-        (Fault::CorruptFiller, [1, 0, 0, 0, 0]),
-        (Fault::CorruptTag, [1, 0, 0, 0, 0]),
-        (Fault::WrongKind, [1, 0, 0, 0, 0]),
-    ] {
-        let (addr, pongs) = server(fault);
-        let times = "--duration 300ms --warm-up 100ms --timeout 2s";
-        let line = format!("{mode} --depth 4 --payload 40 {times}");
-        let code = if expected == [0; 5] { 0 } else { 3 };
-        let report = figures(&format!("ws://{addr}/"), &line, code);
-        assert_eq!(faults(&report), expected, "{mode} {fault:?}: {report}");
-        let received = report["messages"]["received"].as_u64();
-        assert!(received > Some(0), "{report}");
-        let pinged = u64::from(fault == Fault::Ping);
-        assert_eq!(pongs.load(Ordering::Relaxed), pinged, "{mode} {fault:?}");
+    for (fault, expected) in FAULTS {
+        check_fault(mode, fault, expected, |fault| {
+            let (addr, pongs) = server(fault);
+            (format!("ws://{addr}/"), pongs)
+        });
     }
+}
+
+fn check_fault(
+    mode: &str,
+    fault: Fault,
+    expected: [u64; 5],
+    server: impl Fn(Fault) -> (String, Arc<AtomicU64>),
+) {
+    let (url, pongs) = server(fault);
+    let times = "--duration 300ms --warm-up 100ms --timeout 2s";
+    let line = format!("{mode} --depth 4 --payload 40 {times}");
+    let code = if expected == [0; 5] { 0 } else { 3 };
+    let report = figures(&url, &line, code);
+    assert_eq!(faults(&report), expected, "{mode} {fault:?}: {report}");
+    let received = report["messages"]["received"].as_u64();
+    assert!(received > Some(0), "{report}");
+    let pinged = u64::from(fault == Fault::Ping);
+    assert_eq!(pongs.load(Ordering::Relaxed), pinged, "{mode} {fault:?}");
 }
 
 #[test]
@@ -187,6 +91,119 @@ fn every_fault_of_an_echo_is_counted_once() {
 #[test]
 fn every_fault_of_a_fan_out_is_counted_once() {
     check_faults(FANOUT);
+}
+
+#[test]
+fn every_fault_over_tls_is_counted_once() {
+    let authority = Authority::new("localhost", true);
+    let file = TempFile::new("faults-ca.pem", &authority.pem);
+    let modes = [ECHO, FANOUT].map(|mode| format!("{mode} --ca {}", file.path()));
+    // The checks are those of a plain connection: every other fault in either mode.
+    for (n, (fault, expected)) in FAULTS.into_iter().enumerate() {
+        check_fault(&modes[n % 2], fault, expected, |fault| {
+            let (addr, pongs) = secure_server(&authority, fault);
+            (format!("wss://localhost:{}/", addr.port()), pongs)
+        });
+    }
+}
+
+#[test]
+fn loads_over_tls_are_measured() {
+    let authority = Authority::new("localhost", true);
+    let file = TempFile::new("loads-ca.pem", &authority.pem);
+    let (addr, _) = secure_server(&authority, Fault::None);
+    let url = format!("wss://localhost:{}/", addr.port());
+    let trust = format!("--ca {}", file.path());
+    for load in [
+        "--connections 8 --depth 16",
+        "--connections 2 --depth 4 --payload 16KiB",
+        "--connections 2 --payload 200KiB",
+        "--connections 4 --rate 500",
+        "--connections 2 --insecure",
+    ] {
+        let trust = if load.contains("--insecure") {
+            ""
+        } else {
+            &trust
+        };
+        let line = format!("{load} --duration 300ms --warm-up 100ms {trust}");
+        let report = figures(&url, &line, 0);
+        assert_eq!(faults(&report), [0; 5]);
+        assert!(
+            report["messages"]["received"].as_u64() > Some(0),
+            "{report}"
+        );
+        let tls = &report["tls"];
+        assert_eq!(tls["version"], "1.3", "{report}");
+        assert_eq!(tls["suite"], "TLS13_AES_128_GCM_SHA256", "{report}");
+        assert_eq!(tls["full"], report["connections"]["opened"], "{report}");
+        assert_eq!(tls["resumed"], 0, "{report}");
+    }
+    let line = format!("--mode idle --connections 50 --hold 100ms {trust}");
+    let report = figures(&url, &line, 0);
+    assert_eq!(
+        (faults(&report), &report["tls"]["full"]),
+        ([0; 5], &50.into())
+    );
+}
+
+#[test]
+fn tls_handshakes_are_counted_and_resumed_on_demand() {
+    let authority = Authority::new("localhost", true);
+    let (addr, _) = secure_server(&authority, Fault::None);
+    let url = format!("wss://localhost:{}/", addr.port());
+    let count = |load: &str| {
+        let times = "--duration 300ms --warm-up 200ms";
+        let line = format!("--mode connect --insecure --in-flight 8 {times} {load}");
+        let report = figures(&url, &line, 0);
+        assert_eq!(faults(&report), [0; 5]);
+        let opened = report["connections"]["opened"].as_u64();
+        assert!(opened > Some(5), "{report}");
+        let of = |name| report["tls"][name].as_u64().expect("a count");
+        (of("full"), of("resumed"))
+    };
+    for closing in ["--closing reset", "--closing handshake"] {
+        let (full, resumed) = count(closing);
+        assert!(full > 0 && resumed == 0, "{full} {resumed}");
+        // Every connection leaves two tickets, and those of the warm-up are there.
+        let (full, resumed) = count(&format!("--resume {closing}"));
+        assert!(full == 0 && resumed > 0, "{full} {resumed}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_trusted_is_refused() {
+    let authority = Authority::new("localhost", true);
+    let other = Authority::new("localhost", true);
+    let file = TempFile::new("ca.pem", &authority.pem);
+    let wrong = TempFile::new("other.pem", &other.pem);
+    let none = TempFile::new("none.pem", "nothing");
+    let (addr, _) = secure_server(&authority, Fault::None);
+    let (plain, _) = server(Fault::None);
+    let url = format!("wss://localhost:{}/", addr.port());
+    let by_address = format!("wss://127.0.0.1:{}/", addr.port());
+    let no_tls = format!("wss://{plain}/");
+    let secure_as_plain = format!("ws://{addr}/");
+    let trust = format!("--ca {}", file.path());
+    let distrust = format!("--ca {}", wrong.path());
+    let nothing = format!("--ca {}", none.path());
+    for (url, line, why) in [
+        (&url, &distrust, "UnknownIssuer; --ca"),
+        (&by_address, &trust, "certificate not valid for name"),
+        (&no_tls, &trust, "TLS handshake"),
+        (&url, &nothing, "no certificate"),
+        (&url, &"--ca /nowhere/ca.pem".to_owned(), "/nowhere/ca.pem"),
+        (&secure_as_plain, &String::new(), ""),
+    ] {
+        for mode in ["echo", "connect"] {
+            let finished = bench(url, &format!("{line} --mode {mode}"));
+            assert_eq!(finished.code, Some(1), "{url} {line}: {finished:?}");
+            assert!(finished.stderr.contains(why), "{url} {line}: {finished:?}");
+        }
+    }
+    let finished = bench(&url, "");
+    assert_eq!(finished.code, Some(2), "{finished:?}");
+    assert!(finished.stderr.contains("--insecure"), "{finished:?}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::{
 /// What `tidegate bench` takes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BenchArgs {
-    /// The server, as ws://HOST:PORT/PATH; {room} and {conn} in it are numbers from 0.
+    /// The server, as ws://HOST:PORT/PATH or wss://…; {room} and {conn} in it are numbers from 0.
     url: String,
     /// What to do.
     #[arg(long, value_enum, default_value_t = Mode::Echo)]
@@ -60,6 +60,15 @@ pub struct BenchArgs {
     /// How connections end (connect).
     #[arg(long, value_enum, default_value_t = Closing::Reset)]
     closing: Closing,
+    /// Trust the servers whose certificates those in this PEM file have signed (wss://).
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    ca: Option<PathBuf>,
+    /// Trust any server, and check no signature (wss://).
+    #[arg(long)]
+    insecure: bool,
+    /// Resume TLS sessions where the server gives tickets (wss://).
+    #[arg(long)]
+    resume: bool,
     /// The subprotocol to ask for.
     #[arg(long, value_name = "NAME")]
     subprotocol: Option<String>,
@@ -190,6 +199,12 @@ pub(crate) struct Settings {
     pub(crate) slow: u32,
     pub(crate) closing: Closing,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) insecure: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) resume: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subprotocol: Option<String>,
     pub(crate) text: bool,
     #[serde(skip)]
@@ -260,6 +275,9 @@ impl Settings {
             hold: args.hold,
             slow: if mode == Mode::Slow { args.slow } else { 0 },
             closing: args.closing,
+            ca: args.ca,
+            insecure: args.insecure,
+            resume: args.resume,
             subprotocol: args.subprotocol,
             join_is_text: !args.binary,
             text: args.text || (!args.binary && !message.is_payload_alone()),
@@ -286,6 +304,15 @@ impl Settings {
         refuse(
             self.payload >= TAG_BYTES,
             &format!("--payload must be at least {TAG_BYTES} bytes: a message is told by its tag"),
+        )?;
+        let is_secure = self.target.is_secure();
+        refuse(
+            !is_secure || self.ca.is_some() || self.insecure,
+            "wss:// needs --ca FILE, the certificates to trust, or --insecure, which trusts any",
+        )?;
+        refuse(
+            is_secure || (self.ca.is_none() && !self.insecure && !self.resume),
+            "--ca, --insecure and --resume are for wss://",
         )?;
         refuse(!self.duration.is_zero(), "--duration must be above 0")?;
         refuse(
@@ -464,6 +491,10 @@ fn maybe_seconds<S: serde::Serializer>(
     seconds(&time.unwrap_or_default(), serializer)
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 const CONNECTIONS_MAX: i64 = 1_000_000;
 const DEPTH_MAX: i64 = 1024;
 const PAYLOAD_BYTES_MAX: usize = 64 << 20;
@@ -494,7 +525,11 @@ mod tests {
     }
 
     fn settings(line: &str) -> Result<Settings, String> {
-        let words = ["bench", "ws://127.0.0.1:1/"].into_iter();
+        settings_of("ws://127.0.0.1:1/", line)
+    }
+
+    fn settings_of(url: &str, line: &str) -> Result<Settings, String> {
+        let words = ["bench", url].into_iter();
         let words = words.chain(line.split_ascii_whitespace());
         let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
         Settings::new(line.args).map_err(|error| error.to_string())
@@ -553,9 +588,21 @@ mod tests {
             ("--payload 64MiB --depth 16", "4 GiB"),
             ("--text --binary", "cannot be used"),
             ("--rate 0", "a second"),
+            ("--insecure", "for wss://"),
+            ("--resume", "for wss://"),
         ] {
             let error = settings(line).unwrap_err();
             assert!(error.contains(why), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_secure_server_is_trusted_by_name_or_on_purpose() {
+        let secure = |line| settings_of("wss://127.0.0.1:1/", line);
+        assert!(secure("").unwrap_err().contains("--ca FILE"));
+        assert!(secure("--resume").unwrap_err().contains("--ca FILE"));
+        assert!(secure("--ca a --insecure").unwrap_err().contains("cannot"));
+        assert!(secure("--insecure --resume").unwrap().resume);
+        assert!(secure("--ca a").unwrap().ca.is_some());
     }
 }

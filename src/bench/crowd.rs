@@ -9,6 +9,7 @@
 //! It knows frames and sockets; what messages mean is the [`Load`]'s business.
 
 mod client;
+mod sealed;
 mod wake;
 
 use std::{net::SocketAddr, time::Duration};
@@ -33,6 +34,7 @@ use super::{
     progress::Progress,
     reader::Part,
     target::{self, Tuning},
+    tls::{Tls, TlsFigures},
 };
 
 /// What is done with connections that are ready.
@@ -112,6 +114,7 @@ impl<K: SystemKernel> Crowd<K> {
         engine: Slots<K>,
         addr: SocketAddr,
         settings: &Settings,
+        tls: Option<Tls>,
         progress: Progress,
     ) -> Self {
         Self {
@@ -119,7 +122,7 @@ impl<K: SystemKernel> Crowd<K> {
             events: Vec::with_capacity(TURN_EVENTS_MAX),
             clock: Clock::start(),
             addr,
-            clients: Clients::new(settings),
+            clients: Clients::new(settings, tls),
             poll_ns: settings.poll.map(|poll| poll.as_nanos() as u64),
             spun_ns: 0,
             progress,
@@ -139,6 +142,11 @@ impl<K: SystemKernel> Crowd<K> {
     /// Arrivals that found no receive buffer so far.
     pub(crate) fn buffer_waits(&self) -> u64 {
         self.engine.enobufs()
+    }
+
+    /// What was agreed on, if connections are TLS.
+    pub(crate) fn tls_figures(&self) -> Option<TlsFigures> {
+        self.clients.tls_figures()
     }
 
     /// Pings answered so far.
@@ -212,9 +220,10 @@ impl<K: SystemKernel> Crowd<K> {
         } else {
             None
         };
+        let channel = self.clients.secure()?;
         let key = self.engine.adopt(stream).map_err(failed)?;
         self.engine.resume_receive(key);
-        self.clients.add(key, watch, settings);
+        self.clients.add(key, watch, channel, settings);
         self.clients
             .flush_one(&mut self.engine, conn, &mut Silence::default(), now);
         Ok(())
@@ -277,7 +286,7 @@ impl<K: SystemKernel> Crowd<K> {
             Event::Received { conn, chunk } => {
                 if let Some(conn) = self.clients.at(conn) {
                     let bytes = self.engine.chunk_mut(&chunk);
-                    self.clients.on_bytes(conn, bytes, load, now);
+                    self.clients.on_received(conn, bytes, load, now);
                 }
                 self.engine.release(chunk);
             }

@@ -1,6 +1,6 @@
 //! Why a load can't be run.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::{engine::uring::UringError, proto::handshake::HandshakeError};
 
@@ -28,6 +28,22 @@ pub enum BenchError {
         addr: SocketAddr,
         /// Why.
         source: io::Error,
+    },
+    /// The file of `--ca` is of no use.
+    #[error("--ca {}: {why}", file.display())]
+    Ca {
+        /// Its name.
+        file: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A connection could not be secured.
+    #[error("connection {conn}: TLS: {error}{}", advice(error))]
+    Tls {
+        /// Its number.
+        conn: u32,
+        /// Why.
+        error: rustls::Error,
     },
     /// The server did not accept the upgrade.
     #[error("connection {conn}: {source}")]
@@ -98,5 +114,20 @@ impl BenchError {
     /// Whether the command line is to blame.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Usage(_))
+    }
+}
+
+/// What may help.
+fn advice(error: &rustls::Error) -> &'static str {
+    use rustls::{CertificateError, Error};
+    match error {
+        Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => {
+            "; --ca names a file with the certificate that has signed the server's, --insecure takes \
+             any"
+        }
+        Error::InvalidMessage(_) => "; is it TLS that the server speaks at this port?",
+        _ => "",
     }
 }

@@ -30,6 +30,7 @@ mod tag;
 mod tally;
 mod target;
 mod template;
+mod tls;
 
 use std::{
     io::{self, Write},
@@ -51,6 +52,7 @@ use self::{
     progress::Progress,
     report::{Connections, Latency, Messages, Publishes, Report},
     run::Loaded,
+    tls::Tls,
 };
 use crate::engine::{
     epoll::{EpollConfig, EpollKernel},
@@ -132,6 +134,7 @@ fn with<K: SystemKernel>(
     engine: Slots<K>,
     name: &'static str,
 ) -> Result<Report, BenchError> {
+    let tls = Tls::new(settings)?;
     let (pid, why_not) = match settings.pid {
         Some(pid) => (Some(pid), None),
         None => match process::listening_at(addr) {
@@ -151,14 +154,14 @@ fn with<K: SystemKernel>(
     let progress = Progress::new(settings.quiet);
     match settings.mode {
         Mode::Echo | Mode::Fanout | Mode::Slow => {
-            let crowd = Crowd::new(engine, addr, settings, progress);
+            let crowd = Crowd::new(engine, addr, settings, tls, progress);
             load(settings, crowd, pid, &mut report)?;
         }
         Mode::Idle => {
-            let crowd = Crowd::new(engine, addr, settings, progress);
+            let crowd = Crowd::new(engine, addr, settings, tls, progress);
             idle::run(settings, crowd, pid, &mut report)?;
         }
-        Mode::Connect => connect::run(settings, engine, addr, pid, progress, &mut report)?,
+        Mode::Connect => connect::run(settings, engine, addr, tls, pid, progress, &mut report)?,
     }
     Ok(report)
 }
@@ -200,6 +203,7 @@ fn load<K: SystemKernel>(
     }
     crowd.progress.clear();
     report.generator.buffer_waits = Some(crowd.buffer_waits());
+    report.tls = crowd.tls_figures();
     report.server.memory = pid.and_then(|pid| Memory::of(pid).ok());
     Ok(())
 }

@@ -10,6 +10,7 @@ use super::{
     crowd::End,
     process::{Memory, Used},
     tally::Faults,
+    tls::TlsFigures,
 };
 
 /// All that a run has found out. Fields without a meaning in a mode are absent.
@@ -32,6 +33,8 @@ pub(crate) struct Report {
     pub(crate) latency_us: Option<Latency>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) slow: Option<Slow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<TlsFigures>,
     pub(crate) generator: GeneratorFigures,
     pub(crate) faults: Faults,
     pub(crate) notes: Vec<String>,
@@ -169,6 +172,7 @@ impl Report {
             connections: None,
             latency_us: None,
             slow: None,
+            tls: None,
             generator: GeneratorFigures::default(),
             faults: Faults::default(),
             notes: Vec::new(),
@@ -261,6 +265,9 @@ impl Report {
         }
         if let Some(slow) = &self.slow {
             line("slow members", slow.line());
+        }
+        if let Some(tls) = &self.tls {
+            line("TLS", tls.line());
         }
         let cost = self.generator.cpu_us_per_message;
         let cost = cost.map_or_else(String::new, |us| format!(", {} µs per {unit}", figure(us)));

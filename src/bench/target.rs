@@ -14,6 +14,7 @@ use crate::proto::handshake::ClientHandshake;
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     url: String,
+    is_secure: bool,
     /// HOST:PORT.
     authority: String,
     host: String,
@@ -23,19 +24,22 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Takes `ws://HOST:PORT/PATH` apart.
+    /// Takes `ws://HOST:PORT/PATH` or `wss://…` apart.
     ///
     /// # Errors
     /// Says what is wrong.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
-        let Some(rest) = url.strip_prefix("ws://") else {
-            return Err(format!("the URL must begin with ws://: {url:?}"));
+        let (is_secure, rest) = match (url.strip_prefix("ws://"), url.strip_prefix("wss://")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ => return Err(format!("the URL must begin with ws:// or wss://: {url:?}")),
         };
+        let default_port = if is_secure { PORT_OF_WSS } else { PORT_OF_WS };
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
-            _ => (authority, Some(DEFAULT_PORT)),
+            _ => (authority, Some(default_port)),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let Some(port) = port.filter(|_| !host.is_empty()) else {
@@ -57,6 +61,7 @@ impl Target {
         }
         Ok(Self {
             url: url.to_owned(),
+            is_secure,
             authority: authority.to_owned(),
             host: host.to_owned(),
             port,
@@ -67,6 +72,16 @@ impl Target {
     /// As it was given.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Whether connections are TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    /// The host's name or address.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
     }
 
     /// The host's name, and the port.
@@ -134,7 +149,9 @@ pub(crate) fn connect(addr: SocketAddr, tuning: Tuning) -> io::Result<TcpStream>
     }
 }
 
-const DEFAULT_PORT: u16 = 80;
+/// RFC 6455 §3.
+const PORT_OF_WS: u16 = 80;
+const PORT_OF_WSS: u16 = 443;
 
 #[cfg(test)]
 mod tests {
@@ -154,6 +171,8 @@ mod tests {
             ("ws://localhost?x=1", "localhost", "localhost", 80, "/?x=1"),
             ("ws://[::1]:7/", "[::1]:7", "::1", 7, "/"),
             ("ws://[::1]/", "[::1]", "::1", 80, "/"),
+            ("wss://h", "h", "h", 443, "/"),
+            ("wss://h:8443/a", "h:8443", "h", 8443, "/a"),
             (
                 "ws://h:1/ws/r{room}?user={conn}",
                 "h:1",
@@ -172,6 +191,7 @@ mod tests {
                 (path, authority)
             );
             assert_eq!(target.url(), url);
+            assert_eq!(target.is_secure(), url.starts_with("wss:"));
         }
         assert!(Target::parse("ws://h:1/a").unwrap().is_constant());
         assert!(!Target::parse("ws://h:1/{conn}").unwrap().is_constant());

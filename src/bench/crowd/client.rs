@@ -15,6 +15,7 @@ use crate::{
         reader::{Part, Piece, Reader},
         target::Target,
         template::Template,
+        tls::{Channel, Tls},
     },
     engine::{ConnKey, Engine},
     proto::{
@@ -47,10 +48,10 @@ impl fmt::Display for End {
 /// RFC 6455 §7.1.5: no code was given.
 const NO_CODE: u16 = 1005;
 /// Stands for a breach of the protocol.
-const BREACH: i32 = libc::EPROTO;
+pub(super) const BREACH: i32 = libc::EPROTO;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Upgrading,
     Joining,
     Ready,
@@ -58,15 +59,17 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Client {
-    key: ConnKey,
-    stage: Stage,
+pub(super) struct Client {
+    pub(super) key: ConnKey,
+    pub(super) stage: Stage,
+    /// What is said goes through it, if the connection is TLS.
+    pub(super) channel: Option<Box<Channel>>,
     reader: Reader,
     /// A response or an answer that has not come whole.
     carry: Vec<u8>,
     /// To be sent before the next message.
-    control: Vec<u8>,
-    is_sending: bool,
+    pub(super) control: Vec<u8>,
+    pub(super) is_sending: bool,
     /// The last segment of the send in flight is the load's.
     is_lent: bool,
     is_pinged: bool,
@@ -76,7 +79,7 @@ struct Client {
 
 /// All connections of a crowd.
 pub(super) struct Clients {
-    list: Vec<Client>,
+    pub(super) list: Vec<Client>,
     /// The connection in each of the engine's slots.
     by_slot: Vec<u32>,
     pub(super) wake: Wake,
@@ -96,7 +99,10 @@ pub(super) struct Clients {
         clippy::vec_box,
         reason = "the engine takes the box as it is: making one is what this saves"
     )]
-    spare_batches: Vec<Box<SendBatch>>,
+    pub(super) spare_batches: Vec<Box<SendBatch>>,
+    /// Buffers for what is encrypted: one a connection at most.
+    pub(super) spare_bufs: Vec<Vec<u8>>,
+    pub(super) tls: Option<Tls>,
     handshake: ClientHandshake,
     target: Target,
     /// A response that was found to be right.
@@ -118,7 +124,7 @@ impl fmt::Debug for Clients {
 }
 
 impl Clients {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, tls: Option<Tls>) -> Self {
         let subprotocol = settings.subprotocol.as_deref();
         Self {
             list: Vec::with_capacity(settings.connections as usize),
@@ -131,6 +137,8 @@ impl Clients {
             failure: None,
             is_loaded: false,
             spare_batches: Vec::new(),
+            spare_bufs: Vec::new(),
+            tls,
             gone: Vec::new(),
             handshake: settings.target.handshake(KEY, subprotocol, 0, 0),
             target: settings.target.clone(),
@@ -170,7 +178,13 @@ impl Clients {
     }
 
     /// Takes up a connection and writes its request.
-    pub(super) fn add(&mut self, key: ConnKey, watch: Option<TcpStream>, settings: &Settings) {
+    pub(super) fn add(
+        &mut self,
+        key: ConnKey,
+        watch: Option<TcpStream>,
+        channel: Option<Box<Channel>>,
+        settings: &Settings,
+    ) {
         let conn = self.len();
         let mut control = Vec::new();
         if self.target.is_constant() {
@@ -190,6 +204,7 @@ impl Clients {
         self.list.push(Client {
             key,
             stage: Stage::Upgrading,
+            channel,
             reader: Reader::default(),
             carry: Vec::new(),
             control,
@@ -200,7 +215,7 @@ impl Clients {
         });
     }
 
-    /// Handles what came.
+    /// Handles what the server said.
     #[inline]
     pub(super) fn on_bytes<L: Load>(&mut self, conn: u32, bytes: &[u8], load: &mut L, now: u64) {
         let mut rest = bytes;
@@ -354,7 +369,13 @@ impl Clients {
         if self.is_loaded {
             load.on_ended(conn, end, now, &mut self.wake);
         } else if stage != Stage::Ended {
-            self.fail(conn, end.to_string());
+            let is_opening = client.channel.as_ref().is_some_and(|tls| !tls.is_open());
+            let when = if is_opening {
+                " in the TLS handshake"
+            } else {
+                ""
+            };
+            self.fail(conn, format!("{end}{when}"));
         }
     }
 
@@ -377,6 +398,9 @@ impl Clients {
         let client = &mut self.list[conn as usize];
         if client.is_sending || client.stage == Stage::Ended {
             return;
+        }
+        if client.channel.is_some() {
+            return self.flush_sealed(engine, conn, load, now);
         }
         let mut batch = self.spare_batches.pop().unwrap_or_default();
         if !client.control.is_empty() {
@@ -403,12 +427,13 @@ impl Clients {
     pub(super) fn on_sent<L: Load>(&mut self, conn: u32, mut batch: Box<SendBatch>, load: &mut L) {
         let client = &mut self.list[conn as usize];
         client.is_sending = false;
-        if std::mem::take(&mut client.is_lent)
-            && let Some(Segment::Owned { buf, .. }) = batch.drain().last()
-        {
-            load.give_back(conn, buf);
+        let is_lent = std::mem::take(&mut client.is_lent);
+        let is_sealed = client.channel.is_some();
+        match batch.drain().last() {
+            Some(Segment::Owned { buf, .. }) if is_lent => load.give_back(conn, buf),
+            Some(Segment::Owned { buf, .. }) if is_sealed => self.keep_buf(buf),
+            _ => {}
         }
-        drop(batch.drain());
         self.spare_batches.push(batch);
         self.wake.wake(conn);
     }
