@@ -462,7 +462,8 @@ fn what_can_t_be_run_is_told() {
     ] {
         let finished = bench(url, line);
         assert_eq!(finished.code, Some(1), "{url} {line}: {finished:?}");
-        assert!(finished.stderr.contains(why), "{url} {line}: {finished:?}");
+        let told = finished.stderr.matches(why).count();
+        assert_eq!(told, 1, "{url} {line}: {finished:?}");
         assert_eq!(finished.stdout, "");
     }
     for line in [

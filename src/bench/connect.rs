@@ -252,10 +252,10 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
     fn begin(&mut self, since: u64) -> Result<(), BenchError> {
         let conn = self.begun as u32;
         self.begun += 1;
-        let failed = |source| BenchError::Connect {
+        let failed = |error| BenchError::Connect {
             conn,
             addr: self.addr,
-            source,
+            error,
         };
         let sealed = self.seal(conn)?;
         let is_sealed = sealed.is_some();
@@ -385,8 +385,8 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
                         length
                     }
                     Ok(None) => return true,
-                    Err(source) => {
-                        self.fail(key, BenchError::Upgrade { conn, source });
+                    Err(error) => {
+                        self.fail(key, BenchError::Upgrade { conn, error });
                         return false;
                     }
                 }

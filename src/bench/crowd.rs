@@ -204,10 +204,10 @@ impl<K: SystemKernel> Crowd<K> {
 
     fn dial(&mut self, settings: &Settings, now: u64) -> Result<(), BenchError> {
         let conn = self.clients.len();
-        let failed = |source| BenchError::Connect {
+        let failed = |error| BenchError::Connect {
             conn,
             addr: self.addr,
-            source,
+            error,
         };
         let is_slow = settings.is_slow(conn);
         let tuning = Tuning {

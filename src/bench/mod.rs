@@ -73,9 +73,9 @@ pub fn run(args: BenchArgs) -> Result<u8, BenchError> {
     let addr = settings
         .target
         .resolve()
-        .map_err(|source| BenchError::Resolve {
+        .map_err(|error| BenchError::Resolve {
             host: settings.target.authority().to_owned(),
-            source,
+            error,
         })?;
     let report = match settings.engine {
         EngineName::Epoll => by_epoll(&settings, addr)?,
@@ -143,7 +143,7 @@ fn with<K: SystemKernel>(
         },
     };
     if let Some(pid) = pid {
-        process::Cpu::of(pid).map_err(|source| BenchError::Process { pid, source })?;
+        process::Cpu::of(pid).map_err(|error| BenchError::Process { pid, error })?;
     }
     let mut report = Report::new(settings, name, pid);
     if let Some(why) = why_not {

@@ -12,10 +12,9 @@ impl<K: SystemKernel> Turnstile<'_, K> {
         let Some(tls) = &self.tls else {
             return Ok(None);
         };
-        let channel = tls.begin().map_err(|source| BenchError::Tls {
-            conn,
-            error: source,
-        })?;
+        let channel = tls
+            .begin()
+            .map_err(|error| BenchError::Tls { conn, error })?;
         Ok(Some(Box::new(Sealed {
             channel,
             plain: Vec::new(),
@@ -53,14 +52,8 @@ impl<K: SystemKernel> Turnstile<'_, K> {
             // The end of the stream follows the end of TLS.
             return true;
         }
-        if let Err(source) = result {
-            self.fail(
-                key,
-                BenchError::Tls {
-                    conn,
-                    error: source,
-                },
-            );
+        if let Err(error) = result {
+            self.fail(key, BenchError::Tls { conn, error });
             return false;
         }
         if is_new {
@@ -89,14 +82,8 @@ impl<K: SystemKernel> Turnstile<'_, K> {
         };
         sealed.channel.take_out(&mut sealed.pending);
         let result = sealed.channel.write(what.as_slice(), &mut sealed.pending);
-        if let Err(source) = result {
-            return self.fail(
-                key,
-                BenchError::Tls {
-                    conn,
-                    error: source,
-                },
-            );
+        if let Err(error) = result {
+            return self.fail(key, BenchError::Tls { conn, error });
         }
         self.send_sealed(key);
     }

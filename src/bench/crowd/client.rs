@@ -268,8 +268,8 @@ impl Clients {
                     length
                 }
                 Ok(None) => return None,
-                Err(source) => {
-                    self.failure = Some(BenchError::Upgrade { conn, source });
+                Err(error) => {
+                    self.failure = Some(BenchError::Upgrade { conn, error });
                     return None;
                 }
             }

@@ -22,10 +22,7 @@ impl Clients {
     pub(super) fn secure(&self) -> Result<Option<Box<Channel>>, BenchError> {
         let conn = self.len();
         let channel = self.tls.as_ref().map(|tls| tls.begin()).transpose();
-        channel.map_err(|source| BenchError::Tls {
-            conn,
-            error: source,
-        })
+        channel.map_err(|error| BenchError::Tls { conn, error })
     }
 
     /// What was agreed on.
@@ -63,8 +60,8 @@ impl Clients {
         }
         let is_over = channel.is_over();
         self.list[conn as usize].channel = Some(channel);
-        if let Err(source) = result {
-            self.fail_sealed(conn, source, load, now);
+        if let Err(error) = result {
+            self.fail_sealed(conn, error, load, now);
         } else if is_over && self.list[conn as usize].stage != Stage::Ended {
             let end = End {
                 code: None,
@@ -114,8 +111,8 @@ impl Clients {
             client.is_sending = true;
             engine.send(client.key, batch);
         }
-        if let Err(source) = result {
-            self.fail_sealed(conn, source, load, now);
+        if let Err(error) = result {
+            self.fail_sealed(conn, error, load, now);
         }
     }
 
@@ -125,15 +122,12 @@ impl Clients {
         self.spare_bufs.push(buf);
     }
 
-    fn fail_sealed<L: Load>(&mut self, conn: u32, source: rustls::Error, load: &mut L, now: u64) {
+    fn fail_sealed<L: Load>(&mut self, conn: u32, error: rustls::Error, load: &mut L, now: u64) {
         if self.list[conn as usize].stage == Stage::Ended {
             return;
         }
         if !self.is_loaded {
-            self.failure.get_or_insert(BenchError::Tls {
-                conn,
-                error: source,
-            });
+            self.failure.get_or_insert(BenchError::Tls { conn, error });
         }
         let errno = Some(BREACH);
         self.end(conn, End { code: None, errno }, load, now);
