@@ -42,6 +42,7 @@ const UNSAFE_FILES: &[&str] = &[
     "engine/socket.rs",
     "engine/uring.rs",
     "engine/uring/recv_buffers.rs",
+    "proto/ws/deflate/zlib.rs",
     "proto/ws/mask.rs",
 ];
 

@@ -380,9 +380,9 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
                 self.accepted.len()
             } else {
                 match self.handshake.validate_response(buf) {
-                    Ok(Some((length, _))) => {
-                        self.accepted = buf[..length].to_vec();
-                        length
+                    Ok(Some(accepted)) => {
+                        self.accepted = buf[..accepted.head_len].to_vec();
+                        accepted.head_len
                     }
                     Ok(None) => return true,
                     Err(error) => {

@@ -112,6 +112,7 @@ impl Target {
             path: self.path.render_text(conn, room),
             key,
             subprotocols: subprotocol.map(str::to_owned).into_iter().collect(),
+            deflate: None,
         }
     }
 

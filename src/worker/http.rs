@@ -87,7 +87,7 @@ fn try_decide(
         Mode::Rooms => open_rooms(head, &upgrade, route, room),
         Mode::Echo => {
             let mut response = Vec::new();
-            write_switching_protocols(&mut response, upgrade.key(), None);
+            write_switching_protocols(&mut response, upgrade.key(), None, None);
             Ok(Decision::Upgrade {
                 response,
                 route,
@@ -170,7 +170,7 @@ fn open_rooms(
         }
     };
     let mut response = Vec::new();
-    write_switching_protocols(&mut response, upgrade.key(), subprotocol);
+    write_switching_protocols(&mut response, upgrade.key(), subprotocol, None);
     Ok(Decision::Upgrade {
         response,
         route,

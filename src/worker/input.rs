@@ -258,6 +258,9 @@ impl Core {
                         self.on_rate_breach(conn, refused, is_over);
                     }
                 }
+                Ok(Some(Event::Compressed(_))) => {
+                    return self.on_breach(conn, &WsError::ReservedBits);
+                }
                 // Only echoes are passed on in parts.
                 Ok(Some(Event::Part(part))) => {
                     if mode.is_none() {

@@ -263,9 +263,9 @@ impl Clients {
         } else {
             client.carry.extend_from_slice(bytes);
             match self.handshake.validate_response(&client.carry) {
-                Ok(Some((length, _))) => {
-                    self.accepted = client.carry[..length].to_vec();
-                    length
+                Ok(Some(accepted)) => {
+                    self.accepted = client.carry[..accepted.head_len].to_vec();
+                    accepted.head_len
                 }
                 Ok(None) => return None,
                 Err(error) => {

@@ -27,7 +27,7 @@ mod tests;
 
 use super::close;
 use super::error::WsError;
-pub use super::event::{Direct, Event, Input, Message, MessageKind};
+pub use super::event::{Compressed, Direct, Event, Input, Message, MessageKind};
 use super::header::{self, FrameHeader, OpCode};
 use super::mask::apply_mask;
 use super::message::{Growth, MessageBuf};
@@ -54,6 +54,8 @@ pub struct Connection {
     closed: bool,
     /// Long messages are handed out part by part.
     relays: bool,
+    /// permessage-deflate is agreed on.
+    deflates: bool,
 }
 
 impl Connection {
@@ -68,12 +70,26 @@ impl Connection {
             role,
             closed: false,
             relays: false,
+            deflates: false,
         }
     }
 
     /// Changes the limit; it judges the frames whose headers are read from now on.
     pub const fn set_message_bytes_max(&mut self, n: usize) {
         self.message_bytes_max = saturate(n);
+    }
+
+    /// Takes compressed messages from now on (RFC 7692), and hands them out as
+    /// [`Event::Compressed`]; or refuses them again.
+    pub const fn set_deflate(&mut self, deflates: bool) {
+        self.deflates = deflates;
+    }
+
+    /// Whether it takes compressed messages.
+    #[inline]
+    #[must_use]
+    pub const fn deflates(&self) -> bool {
+        self.deflates
     }
 
     /// Reads on from what is kept and the front of `input`, up to the next event.
@@ -244,6 +260,10 @@ impl Connection {
             apply_mask(payload, key, 0);
         }
         match data_kind(header.opcode) {
+            Some(kind) if header.is_compressed => {
+                let message = Message::in_input(kind, payload);
+                Ok(Event::Compressed(Compressed::new(message)))
+            }
             Some(kind) => self.message_in_place(kind, payload),
             None => {
                 let event = control_event(header.opcode, payload);
@@ -267,6 +287,7 @@ impl Connection {
                 kind,
                 buf: MessageBuf::new(),
                 utf8: Utf8Validator::new(),
+                is_compressed: header.is_compressed,
                 is_relayed,
                 relayed_bytes: 0,
                 has_begun: false,
@@ -323,7 +344,11 @@ impl Connection {
         let assembly = partial.message.take()?;
         partial.finished = assembly.buf;
         let message = Message::assembled(assembly.kind, &mut partial.finished);
-        Some(Event::Message(message))
+        Some(if assembly.is_compressed {
+            Event::Compressed(Compressed::new(message))
+        } else {
+            Event::Message(message)
+        })
     }
 
     /// Ends the current control frame, which was assembled.

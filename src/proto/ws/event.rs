@@ -58,6 +58,12 @@ impl<'a> Input<'a> {
 pub enum Event<'s> {
     /// A whole message (§5.6).
     Message(Message<'s>),
+    /// A whole message that is compressed still, from a connection that has agreed on
+    /// permessage-deflate ([`Connection::set_deflate`]): [`Inflation`] makes a [`Message`] of it.
+    ///
+    /// [`Connection::set_deflate`]: super::Connection::set_deflate
+    /// [`Inflation`]: super::deflate::Inflation
+    Compressed(Compressed<'s>),
     /// The next part of a message, from a connection that relays ([`Connection::set_relaying`]).
     ///
     /// [`Connection::set_relaying`]: super::Connection::set_relaying
@@ -162,6 +168,30 @@ impl Message<'_> {
             Place::Input(_) => Err(self),
             Place::Own(message) => Ok(std::mem::take(message)),
         }
+    }
+}
+
+/// A whole message as it came off the wire (RFC 7692 §6): unmasked, not decompressed, not checked.
+#[derive(Debug)]
+pub struct Compressed<'s>(Message<'s>);
+
+impl<'s> Compressed<'s> {
+    pub(super) fn new(message: Message<'s>) -> Self {
+        Self(message)
+    }
+}
+
+impl Compressed<'_> {
+    /// Text or binary.
+    #[must_use]
+    pub fn kind(&self) -> MessageKind {
+        self.0.kind()
+    }
+
+    /// The compressed bytes, of all its frames, without the tail that is left out on the wire.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.0.payload()
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) struct Assembly {
     pub(super) kind: MessageKind,
     pub(super) buf: MessageBuf,
     pub(super) utf8: Utf8Validator,
+    /// What is in `buf` is compressed: it is checked when it has been decompressed.
+    pub(super) is_compressed: bool,
     /// It is handed out in parts: nothing of it is in `buf`.
     pub(super) is_relayed: bool,
     /// Bytes of it that were handed out.
@@ -92,7 +94,7 @@ impl Frame {
 impl Assembly {
     /// Checks the next bytes of a text.
     pub(super) fn check(&mut self, payload: &[u8], is_last: bool) -> Result<(), WsError> {
-        if self.kind == MessageKind::Binary {
+        if self.kind == MessageKind::Binary || self.is_compressed {
             return Ok(());
         }
         self.utf8.push(payload)?;

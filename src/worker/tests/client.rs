@@ -43,6 +43,7 @@ impl Client {
             path: path.to_owned(),
             key: *b"sixteen bytes ok",
             subprotocols: vec![subprotocol.to_owned()],
+            deflate: None,
         };
         let mut out = Vec::new();
         handshake.write_request(&mut out);
@@ -195,8 +196,8 @@ impl Client {
             self.opening.extend_from_slice(&bytes);
             match self.handshake.validate_response(&self.opening) {
                 Ok(None) => return,
-                Ok(Some((len, _))) => {
-                    bytes = self.opening.split_off(len);
+                Ok(Some(accepted)) => {
+                    bytes = self.opening.split_off(accepted.head_len);
                     self.ws = Some(Connection::new(Role::Client, 16 << 20));
                 }
                 Err(HandshakeError::Refused(status)) => {
@@ -220,6 +221,7 @@ impl Client {
                     }
                     MessageKind::Binary => self.binaries.push(message.payload().to_vec()),
                 },
+                Event::Compressed(message) => panic!("{message:?}: nothing was agreed on"),
                 Event::Part(part) => panic!("{part:?}: this client does not relay"),
                 Event::Ping(payload) => {
                     self.pings += 1;
