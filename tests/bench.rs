@@ -13,7 +13,7 @@ use std::{
 };
 
 use common::{Finished, Server, TempFile, engine, run, tidegate};
-use faulty::{Authority, Fault, secure_server, server};
+use faulty::{Authority, Fault, Quirk, compressing_server, secure_server, server};
 use serde_json::Value;
 
 /// Runs the load generator; `line` is its command line behind the URL.
@@ -153,21 +153,21 @@ fn tls_handshakes_are_counted_and_resumed_on_demand() {
     let (addr, _) = secure_server(&authority, Fault::None);
     let url = format!("wss://localhost:{}/", addr.port());
     let count = |load: &str| {
-        let times = "--duration 300ms --warm-up 200ms";
+        let times = "--duration 500ms --warm-up 200ms";
         let line = format!("--mode connect --insecure --in-flight 8 {times} {load}");
         let report = figures(&url, &line, 0);
         assert_eq!(faults(&report), [0; 5]);
         let opened = report["connections"]["opened"].as_u64();
-        assert!(opened > Some(5), "{report}");
+        assert!(opened > Some(0), "{report}");
         let of = |name| report["tls"][name].as_u64().expect("a count");
         (of("full"), of("resumed"))
     };
     for closing in ["--closing reset", "--closing handshake"] {
         let (full, resumed) = count(closing);
         assert!(full > 0 && resumed == 0, "{full} {resumed}");
-        // Every connection leaves two tickets, and those of the warm-up are there.
+        // Every connection leaves two tickets; at first, up to eight on their way have none.
         let (full, resumed) = count(&format!("--resume {closing}"));
-        assert!(full == 0 && resumed > 0, "{full} {resumed}");
+        assert!(full <= 8 && resumed > 0, "{full} {resumed}");
     }
 }
 
@@ -204,6 +204,74 @@ fn a_server_that_is_not_trusted_is_refused() {
     let finished = bench(&url, "");
     assert_eq!(finished.code, Some(2), "{finished:?}");
     assert!(finished.stderr.contains("--insecure"), "{finished:?}");
+}
+
+#[test]
+fn compressed_messages_are_checked() {
+    let own = "--deflate --timeout 2s --duration 300ms --warm-up 0 --content json --payload 1KiB";
+    for (quirk, expected) in [
+        (Quirk::None, [0, 0, 0, 0, 0]),
+        (Quirk::Mixed, [0, 0, 0, 0, 0]),
+        (Quirk::Fragments, [0, 0, 0, 0, 0]),
+        (Quirk::Changed, [1, 0, 0, 0, 0]),
+        (Quirk::TooLong, [1, 0, 0, 0, 0]),
+        (Quirk::Corrupt, [0, 1, 0, 0, 1]),
+        (Quirk::Cut, [0, 1, 0, 0, 1]),
+        (Quirk::CompressedPing, [0, 1, 0, 0, 1]),
+        (Quirk::CompressedFragment, [0, 1, 0, 0, 1]),
+    ] {
+        for mode in [ECHO, FANOUT] {
+            let mut expected = expected;
+            if (mode, quirk) == (FANOUT, Quirk::TooLong) {
+                // It may have been anything, so what was due did not come.
+                expected[1] = 1;
+            }
+            let addr = compressing_server(quirk);
+            let code = if expected == [0; 5] { 0 } else { 3 };
+            let report = figures(&format!("ws://{addr}/"), &format!("{mode} {own}"), code);
+            assert_eq!(faults(&report), expected, "{mode} {quirk:?}: {report}");
+            let count = |path| {
+                report
+                    .pointer(path)
+                    .and_then(Value::as_u64)
+                    .expect("a count")
+            };
+            let (compressed, received) = (count("/deflate/messages"), count("/messages/received"));
+            let bytes = count("/deflate/message_bytes");
+            match quirk {
+                Quirk::Mixed => assert!((received / 2 - 9..received).contains(&compressed)),
+                Quirk::None | Quirk::Fragments => {
+                    assert_eq!(compressed, received, "{report}");
+                    assert_eq!(bytes, received * 1024, "{report}");
+                    // A stored block and what is left of an empty one.
+                    assert_eq!(count("/deflate/wire_bytes"), bytes + received * 6);
+                }
+                _ => assert!(compressed > 0, "{report}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn compression_that_was_not_asked_for_is_refused() {
+    for (answer, why) in [
+        ("", "does not accept permessage-deflate"),
+        ("permessage-deflate", "not requested"),
+        (
+            "permessage-deflate; server_no_context_takeover; client_max_window_bits=9",
+            "not requested",
+        ),
+        ("permessage-bzip2", "not requested"),
+        ("permessage-deflate;", "malformed"),
+    ] {
+        let addr = compressing_server(Quirk::Answers(answer));
+        for mode in ["echo", "connect", "idle"] {
+            let line = format!("--mode {mode} --deflate --connections 2");
+            let finished = bench(&format!("ws://{addr}/"), &line);
+            assert_eq!(finished.code, Some(1), "{answer}: {finished:?}");
+            assert!(finished.stderr.contains(why), "{answer}: {finished:?}");
+        }
+    }
 }
 
 #[test]

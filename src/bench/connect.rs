@@ -138,7 +138,8 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
         tls: Option<Tls>,
     ) -> Result<Self, BenchError> {
         let subprotocol = settings.subprotocol.as_deref();
-        let handshake = settings.target.handshake(KEY, subprotocol, 0, 0);
+        let deflate = settings.deflate;
+        let handshake = settings.target.handshake(KEY, subprotocol, deflate, 0, 0);
         let request = settings.target.is_constant().then(|| {
             let mut request = Vec::new();
             handshake.write_request(&mut request);
@@ -292,8 +293,10 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
             return request.clone();
         }
         let subprotocol = self.settings.subprotocol.as_deref();
+        let deflate = self.settings.deflate;
         let room = self.settings.room_of(conn);
-        let handshake = self.settings.target.handshake(KEY, subprotocol, conn, room);
+        let target = &self.settings.target;
+        let handshake = target.handshake(KEY, subprotocol, deflate, conn, room);
         let mut request = Vec::new();
         handshake.write_request(&mut request);
         SharedFrame::new(Bytes::from(request))
@@ -371,6 +374,7 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
     /// Handles what the server said, and leaves in `buf` what is not complete; false if no more of
     /// it matters.
     fn on_plain(&mut self, key: ConnKey, buf: &mut Vec<u8>) -> bool {
+        let is_compressible = self.settings.deflate;
         let Some(visit) = self.visit(key) else {
             return false;
         };
@@ -381,6 +385,10 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
             } else {
                 match self.handshake.validate_response(buf) {
                     Ok(Some(accepted)) => {
+                        if self.settings.deflate && accepted.deflate.is_none() {
+                            self.fail(key, BenchError::NoDeflate { conn });
+                            return false;
+                        }
                         self.accepted = buf[..accepted.head_len].to_vec();
                         accepted.head_len
                     }
@@ -403,6 +411,9 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
             return false;
         };
         let reader = visit.reader.get_or_insert_default();
+        if is_compressible {
+            reader.set_compressible();
+        }
         let mut rest = buf.as_slice();
         let mut is_closed = false;
         while let Ok(Some(piece)) = reader.next(&mut rest) {

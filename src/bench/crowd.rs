@@ -9,6 +9,7 @@
 //! It knows frames and sockets; what messages mean is the [`Load`]'s business.
 
 mod client;
+mod compressed;
 mod sealed;
 mod wake;
 
@@ -31,6 +32,7 @@ use super::{
     BenchError,
     args::Settings,
     clock::Clock,
+    inflated::DeflateFigures,
     progress::Progress,
     reader::Part,
     target::{self, Tuning},
@@ -147,6 +149,11 @@ impl<K: SystemKernel> Crowd<K> {
     /// What was agreed on, if connections are TLS.
     pub(crate) fn tls_figures(&self) -> Option<TlsFigures> {
         self.clients.tls_figures()
+    }
+
+    /// What has been inflated so far, if compression was asked for.
+    pub(crate) fn inflated(&self) -> Option<DeflateFigures> {
+        self.clients.deflate_figures()
     }
 
     /// Pings answered so far.

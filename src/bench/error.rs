@@ -55,6 +55,12 @@ pub enum BenchError {
         /// Why.
         error: HandshakeError,
     },
+    /// The server went without compression.
+    #[error("connection {conn}: --deflate: the server does not accept permessage-deflate")]
+    NoDeflate {
+        /// Its number.
+        conn: u32,
+    },
     /// A connection did not become ready.
     #[error("connection {conn} did not become ready: {why}")]
     Early {

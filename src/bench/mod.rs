@@ -9,6 +9,7 @@
 mod args;
 mod clock;
 mod connect;
+mod content;
 mod crowd;
 mod echo;
 mod error;
@@ -16,6 +17,7 @@ mod expect;
 mod fanout;
 mod frames;
 mod idle;
+mod inflated;
 mod order;
 mod process;
 mod progress;
@@ -225,6 +227,7 @@ fn conclude(
     });
     report.latency_us = Latency::of(&tally.latency, is_open);
     report.faults = tally.faults;
+    report.deflate = measured.deflate;
     if is_open && !tally.lateness.is_empty() {
         report.generator.late_us_p99 = Some(tally.lateness.value_at_quantile(0.99) as f64 / 1e3);
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     args::{Mode, Settings},
     crowd::End,
+    inflated::DeflateFigures,
     process::{Memory, Used},
     tally::Faults,
     tls::TlsFigures,
@@ -35,6 +36,9 @@ pub(crate) struct Report {
     pub(crate) slow: Option<Slow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tls: Option<TlsFigures>,
+    /// Deliveries that came compressed in the measured time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deflate: Option<DeflateFigures>,
     pub(crate) generator: GeneratorFigures,
     pub(crate) faults: Faults,
     pub(crate) notes: Vec<String>,
@@ -173,6 +177,7 @@ impl Report {
             latency_us: None,
             slow: None,
             tls: None,
+            deflate: None,
             generator: GeneratorFigures::default(),
             faults: Faults::default(),
             notes: Vec::new(),
@@ -265,6 +270,9 @@ impl Report {
         }
         if let Some(slow) = &self.slow {
             line("slow members", slow.line());
+        }
+        if let Some(deflate) = &self.deflate {
+            line("compressed", deflate.line());
         }
         if let Some(tls) = &self.tls {
             line("TLS", tls.line());

@@ -8,7 +8,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::template::{Place, Template};
-use crate::proto::handshake::ClientHandshake;
+use crate::proto::{handshake::ClientHandshake, ws::deflate::Offer};
 
 /// A server, as its URL names it.
 #[derive(Clone, Debug)]
@@ -104,6 +104,7 @@ impl Target {
         &self,
         key: [u8; 16],
         subprotocol: Option<&str>,
+        deflate: bool,
         conn: u32,
         room: u32,
     ) -> ClientHandshake {
@@ -112,7 +113,7 @@ impl Target {
             path: self.path.render_text(conn, room),
             key,
             subprotocols: subprotocol.map(str::to_owned).into_iter().collect(),
-            deflate: None,
+            deflate: deflate.then_some(OFFER),
         }
     }
 
@@ -150,6 +151,13 @@ pub(crate) fn connect(addr: SocketAddr, tuning: Tuning) -> io::Result<TcpStream>
     }
 }
 
+/// Messages that stand by themselves, so that one inflater does for all connections.
+const OFFER: Offer = Offer {
+    server_no_context_takeover: true,
+    client_no_context_takeover: true,
+    server_max_window_bits: None,
+    client_max_window_bits: None,
+};
 /// RFC 6455 §3.
 const PORT_OF_WS: u16 = 80;
 const PORT_OF_WSS: u16 = 443;
@@ -184,7 +192,7 @@ mod tests {
         ];
         for (url, authority, host, port, path) in cases {
             let target = Target::parse(url).unwrap();
-            let handshake = target.handshake([0; 16], None, 9, 4);
+            let handshake = target.handshake([0; 16], None, false, 9, 4);
             assert_eq!(target.authority(), authority, "{url}");
             assert_eq!((target.host.as_str(), target.port), (host, port), "{url}");
             assert_eq!(

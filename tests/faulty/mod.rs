@@ -1,5 +1,7 @@
 //! Echo servers that do wrong on purpose, over TCP and over TLS.
 
+mod deflate;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -15,6 +17,8 @@ use rustls::{
     ServerConfig, ServerConnection, StreamOwned, crypto::aws_lc_rs, pki_types::PrivateKeyDer,
 };
 use tungstenite::{Message, WebSocket};
+
+pub(crate) use deflate::{Quirk, compressing_server};
 
 /// What a server does wrong, once, with one message of its first connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use crate::{
         BenchError,
         args::Settings,
         frames::MASK,
+        inflated::Inflated,
         reader::{Part, Piece, Reader},
         target::Target,
         template::Template,
@@ -65,8 +66,8 @@ pub(super) struct Client {
     /// What is said goes through it, if the connection is TLS.
     pub(super) channel: Option<Box<Channel>>,
     reader: Reader,
-    /// A response or an answer that has not come whole.
-    carry: Vec<u8>,
+    /// A response, an answer or a compressed message that has not come whole.
+    pub(super) carry: Vec<u8>,
     /// To be sent before the next message.
     pub(super) control: Vec<u8>,
     pub(super) is_sending: bool,
@@ -107,6 +108,10 @@ pub(super) struct Clients {
     target: Target,
     /// A response that was found to be right.
     accepted: Vec<u8>,
+    pub(super) deflate: bool,
+    /// Inflates what comes compressed.
+    pub(super) inflated: Option<Box<Inflated>>,
+    pub(super) message_bytes_max: usize,
     join: Option<Template>,
     joined: Option<String>,
     refusal: Option<String>,
@@ -140,9 +145,14 @@ impl Clients {
             spare_bufs: Vec::new(),
             tls,
             gone: Vec::new(),
-            handshake: settings.target.handshake(KEY, subprotocol, 0, 0),
+            handshake: settings
+                .target
+                .handshake(KEY, subprotocol, settings.deflate, 0, 0),
             target: settings.target.clone(),
             accepted: Vec::new(),
+            deflate: settings.deflate,
+            inflated: None,
+            message_bytes_max: settings.message_bytes_max(),
             join: settings.join.clone(),
             joined: settings.joined.clone(),
             refusal: settings.refusal.clone(),
@@ -192,7 +202,8 @@ impl Clients {
         } else {
             let subprotocol = settings.subprotocol.as_deref();
             let room = settings.room_of(conn);
-            let handshake = self.target.handshake(KEY, subprotocol, conn, room);
+            let deflate = settings.deflate;
+            let handshake = self.target.handshake(KEY, subprotocol, deflate, conn, room);
             handshake.write_request(&mut control);
         }
         let index = key.index as usize;
@@ -228,28 +239,45 @@ impl Clients {
         loop {
             let client = &mut self.list[conn as usize];
             match client.reader.next(&mut rest) {
-                Ok(Some(Piece::Part(part))) => {
-                    if client.stage == Stage::Ready {
-                        load.on_part(conn, &part, now, &mut self.wake);
-                    } else {
-                        self.on_answer(conn, &part);
+                Ok(Some(Piece::Part(part))) if part.is_compressed => {
+                    if !self.on_compressed(conn, &part, load, now) {
+                        return;
                     }
                 }
+                Ok(Some(Piece::Part(part))) => self.on_part(conn, &part, load, now),
                 Ok(Some(Piece::Control(opcode, payload))) => {
                     if !self.on_control(conn, opcode, &payload, load, now) {
                         return;
                     }
                 }
                 Ok(None) => return,
-                Err(breach) => {
-                    if !self.is_loaded {
-                        self.fail(conn, breach.to_string());
-                    }
-                    let errno = Some(BREACH);
-                    return self.end(conn, End { code: None, errno }, load, now);
-                }
+                Err(breach) => return self.on_breach(conn, &breach, load, now),
             }
         }
+    }
+
+    #[inline]
+    pub(super) fn on_part<L: Load>(&mut self, conn: u32, part: &Part<'_>, load: &mut L, now: u64) {
+        if self.list[conn as usize].stage == Stage::Ready {
+            load.on_part(conn, part, now, &mut self.wake);
+        } else {
+            self.on_answer(conn, part);
+        }
+    }
+
+    /// Ends a connection whose server broke the protocol.
+    pub(super) fn on_breach<L: Load>(
+        &mut self,
+        conn: u32,
+        breach: &dyn fmt::Display,
+        load: &mut L,
+        now: u64,
+    ) {
+        if !self.is_loaded {
+            self.fail(conn, breach.to_string());
+        }
+        let errno = Some(BREACH);
+        self.end(conn, End { code: None, errno }, load, now);
     }
 
     /// Reads the server's response; gives how many of `bytes` it took once it is complete.
@@ -264,6 +292,10 @@ impl Clients {
             client.carry.extend_from_slice(bytes);
             match self.handshake.validate_response(&client.carry) {
                 Ok(Some(accepted)) => {
+                    if self.deflate && accepted.deflate.is_none() {
+                        self.failure = Some(BenchError::NoDeflate { conn });
+                        return None;
+                    }
                     self.accepted = client.carry[..accepted.head_len].to_vec();
                     accepted.head_len
                 }
@@ -275,6 +307,9 @@ impl Clients {
             }
         };
         client.carry = Vec::new();
+        if self.deflate {
+            client.reader.set_compressible();
+        }
         match &self.join {
             Some(join) => {
                 let text = join.render_text(conn, conn % self.rooms);
