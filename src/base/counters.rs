@@ -78,6 +78,8 @@ counters! {
     mesh_window_bytes,
     /// Connections whose request is not complete.
     handshakes_inflight,
+    /// Connections that speak TLS.
+    tls_open,
     /// Addresses whose connections and handshakes this core counts.
     addresses_known,
     /// Bytes of memory that this core's clients take, as reckoned for `limits.memory_budget`.
@@ -102,6 +104,39 @@ counters! {
     refused_ip_handshakes_total,
     /// Heads that were not complete in time.
     handshake_timeouts_total,
+    /// TLS handshakes completed.
+    tls_handshakes_total,
+    /// Of these, taken up from an earlier session.
+    tls_handshakes_resumed_total,
+    /// TLS handshakes that failed because the client did not keep to TLS.
+    tls_failed_protocol_total,
+    /// TLS handshakes that failed because nothing suited both sides: version, cipher suite, key
+    /// exchange, application protocol, certificate.
+    tls_failed_negotiation_total,
+    /// TLS handshakes that failed because the client's certificate was missing or not accepted.
+    tls_failed_certificate_total,
+    /// TLS handshakes that the client ended with an alert, as it does if it does not trust us.
+    tls_failed_by_peer_total,
+    /// TLS handshakes whose client went away.
+    tls_failed_aborted_total,
+    /// TLS handshakes that failed here.
+    tls_failed_internal_total,
+    /// TLS handshakes that were not complete within `tls.handshake_timeout`.
+    tls_handshake_timeouts_total,
+    /// Steps of TLS handshakes that waited for a later turn.
+    tls_steps_deferred_total,
+    /// Fatal TLS alerts sent.
+    tls_alerts_sent_total,
+    /// Fatal TLS alerts received.
+    tls_alerts_received_total,
+    /// TLS connections closed because of a fault after their handshake.
+    tls_broken_total,
+    /// TLS connections whose client ended its stream without saying so in TLS.
+    tls_truncated_total,
+    /// Requests in plain text to a port that speaks TLS.
+    plain_on_tls_total,
+    /// TLS handshakes begun at a port that does not speak it.
+    tls_on_plain_total,
     /// Connections closed, for any reason.
     closed_total,
     /// WebSocket messages received.

@@ -100,6 +100,17 @@ pub const MESH_DELIVERY_OVERHEAD_BYTES: u64 = 128;
 /// Data frames with at least this much still to come are received into the message's buffer.
 pub const DIRECT_RECEIVE_BYTES_MIN: usize = 32 * 1024;
 
+/// Steps of TLS handshakes taken in one turn: each may cost a signature.
+pub const TURN_TLS_STEPS_MAX: u32 = 1;
+/// Bytes of a TLS connection before its request is complete, as they arrive.
+pub const TLS_HEAD_BYTES_MAX: usize = 256 * 1024;
+/// Bytes encrypted for one send: what one connection may cost a turn.
+pub const TLS_SEND_BYTES_MAX: usize = 128 * 1024;
+/// Spare buffers for many records that a worker keeps, of up to two sends' bytes each.
+pub const SPARE_RECORD_BUFFERS_MAX: usize = 8;
+/// The capacity to which the room for decrypted bytes shrinks after use.
+pub const TLS_PLAIN_BYTES_KEPT: usize = 128 * 1024;
+
 /// Over how long refused messages are counted towards `limits.rate_breaches_max`.
 pub const RATE_BREACH_WINDOW: Duration = Duration::from_secs(10);
 /// Addresses without connections that a core remembers for their handshakes.
@@ -159,5 +170,14 @@ pub const CONFIG_PROBLEMS_MAX: usize = 200;
 pub const ROUTES_MAX: usize = 64;
 /// Entries of `[[rooms.match]]`: each new room's name is held against all of them.
 pub const ROOM_MATCHES_MAX: usize = 256;
+/// Certificates of `[[tls.certificates]]`.
+pub const CERTIFICATES_MAX: usize = 256;
+/// Bytes of a file with certificates or a key.
+pub const PEM_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Certificates that are sent as one chain.
+pub const CERTIFICATE_CHAIN_MAX: usize = 16;
+/// Bytes of names of issuers that a client is told when it is asked for a certificate; beyond them it
+/// is told none, which means any. All of them must fit into one handshake message.
+pub const ISSUER_HINTS_BYTES_MAX: usize = 16 * 1024;
 /// Workers that may have settings of their own.
 pub const CORES_MAX: u16 = 1024;

@@ -8,8 +8,8 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    AllPublishBy, ByteSize, Delivery, Drain, Engine, EngineKind, Limits, Listen, Log, LogFormat,
-    PublishBy, Rooms, Server, SlowClient, Span,
+    AllPublishBy, ByteSize, ClientAuth, ClientUser, Delivery, Drain, Engine, EngineKind, Limits,
+    Listen, Log, LogFormat, PublishBy, Rooms, Server, SlowClient, Span, Tls, TlsVersion,
 };
 
 const KIB: usize = 1024;
@@ -28,6 +28,23 @@ impl Default for Server {
             backlog: 4096,
             demo: false,
             reload_on_change: true,
+        }
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            listen: Listen(Vec::new()),
+            min_version: TlsVersion::V12,
+            handshake_timeout: seconds(5),
+            // A client that was cut off comes back within minutes.
+            ticket_lifetime: seconds(2 * 3600),
+            buffered: false,
+            client_auth: ClientAuth::None,
+            client_ca: None,
+            client_user: ClientUser::None,
+            certificates: Vec::new(),
         }
     }
 }

@@ -7,23 +7,33 @@ use tracing::{debug, info};
 use super::{Action, Core, conn::Conn, mesh::Item};
 use crate::{
     base::{counters::Counter, ids::CoreId, limits::REFUSALS_LINGERING_MAX},
-    engine::{CloseMode, ConnKey},
+    engine::{CloseMode, ConnKey, ListenerId},
     proto::http1::Response,
     session::addresses::{AddressKey, Admission},
+    tls::stream::BareAlert,
 };
 
 impl Core {
     /// A connection has arrived: whether it is taken up is decided here, or asked of the core
     /// that counts its address. Until then nothing of it is read.
-    pub(super) fn on_accepted(&mut self, conn: ConnKey, peer: Option<SocketAddr>) {
+    pub(super) fn on_accepted(
+        &mut self,
+        conn: ConnKey,
+        listener: ListenerId,
+        peer: Option<SocketAddr>,
+    ) {
+        let is_tls = self.is_tls(listener);
         self.counters.accepted_total.inc();
         debug!(
             core = self.mesh.core(),
             conn = conn.index,
             ?peer,
+            is_tls,
             "accepted"
         );
-        self.conns.insert(conn, Conn::new(self.now.mono, peer));
+        let mut state = Conn::new(self.now.mono, peer);
+        state.is_tls = is_tls;
+        self.conns.insert(conn, state);
         self.heads += 1;
         if self.is_ending() {
             return self.drop_conn(conn, CloseMode::Orderly);
@@ -52,6 +62,12 @@ impl Core {
         } else {
             self.mesh.push(home, Item::Admit { conn, address });
         }
+    }
+
+    /// Whether who comes to `listener` speaks TLS.
+    fn is_tls(&self, listener: ListenerId) -> bool {
+        let listener = usize::from(listener);
+        self.tls_listeners.get(listener).copied().unwrap_or(false)
     }
 
     /// What an address counts as; nothing if it is exempt or nothing is counted.
@@ -116,7 +132,11 @@ impl Core {
     fn take_up(&mut self, conn: ConnKey) {
         if let Some(state) = self.conns.get_mut(conn) {
             state.receive = super::conn::Receive::On;
+            let is_tls = state.is_tls;
             self.actions.push_back(Action::ResumeReceive(conn));
+            if is_tls {
+                self.begin_tls(conn);
+            }
         }
     }
 
@@ -150,11 +170,20 @@ impl Core {
             self.counters.refused_total.inc();
             return self.drop_conn(conn, CloseMode::Reset);
         }
+        let mut is_tls = false;
         if let Some(state) = self.conns.get_mut(conn) {
             state.is_refused = true;
+            is_tls = state.is_tls;
             self.refusals += 1;
         }
-        self.respond(conn, response);
+        if !is_tls {
+            return self.respond(conn, response);
+        }
+        let alert = match response.status() {
+            429 => BareAlert::AccessDenied,
+            _ => BareAlert::InternalError,
+        };
+        self.refuse_tls(conn, alert);
     }
 
     /// 503, with a time to come back that differs from client to client.

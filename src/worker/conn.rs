@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use super::routes::{NO_ROUTE, RouteId};
+use super::{
+    routes::{NO_ROUTE, RouteId},
+    tls::Tls,
+};
 use crate::{
     base::{
         ids::SessionKey,
@@ -77,6 +80,8 @@ pub(super) struct Conn {
     pub(super) app_heartbeat: bool,
     /// The message that is being passed on in parts was one too many.
     pub(super) drops_parts: bool,
+    /// It speaks TLS ([`Rare::tls`]), or will once it is let in.
+    pub(super) is_tls: bool,
 }
 
 /// What few connections have at a time.
@@ -94,6 +99,8 @@ pub(super) struct Rare {
     pub(super) unsent: usize,
     /// When it was last asked.
     pub(super) unsent_at: Instant,
+    /// What it speaks TLS with: for few connections or for all.
+    pub(super) tls: Option<Box<Tls>>,
 }
 
 /// A message's own buffer, lent for receiving.
@@ -232,6 +239,7 @@ impl Conn {
             is_backlogged: false,
             app_heartbeat: false,
             drops_parts: false,
+            is_tls: false,
         }
     }
 
@@ -308,6 +316,35 @@ impl Conn {
         }
     }
 
+    /// What it speaks TLS with.
+    #[inline]
+    pub(super) fn tls_mut(&mut self) -> Option<&mut Tls> {
+        self.rare.as_mut()?.tls.as_deref_mut()
+    }
+
+    /// The same, and its queue.
+    pub(super) fn tls_and_outbound(&mut self) -> Option<(&mut Tls, &mut Outbound)> {
+        let tls = self.rare.as_mut()?.tls.as_deref_mut()?;
+        Some((tls, &mut self.outbound))
+    }
+
+    /// What it speaks TLS with.
+    #[inline]
+    pub(super) fn tls(&self) -> Option<&Tls> {
+        self.rare.as_ref()?.tls.as_deref()
+    }
+
+    /// Whether something waits to be handed over.
+    #[inline]
+    pub(super) fn has_output(&self) -> bool {
+        !self.outbound.is_empty() || self.is_tls && self.tls().is_some_and(Tls::has_output)
+    }
+
+    /// Whether everything has been handed over and taken.
+    pub(super) fn is_drained(&self) -> bool {
+        self.outbound.is_drained() && !self.has_output()
+    }
+
     /// Whether its request is still to come.
     pub(super) const fn is_head(&self) -> bool {
         matches!(self.state, State::Head(_))
@@ -324,7 +361,8 @@ impl Conn {
             return partial;
         };
         let stalled = rare.stalled.as_ref();
-        partial + rare.direct.capacity + stalled.map_or(0, |stall| stall.bytes.capacity())
+        let tls = rare.tls.as_ref().map_or(0, |tls| tls.buffered_bytes());
+        partial + rare.direct.capacity + stalled.map_or(0, |stall| stall.bytes.capacity()) + tls
     }
 
     /// Whether it has had its share of turn number `turn`, in which `all` messages of whomever
@@ -376,6 +414,7 @@ impl Rare {
             && self.throttled_until.is_none()
             && self.direct.capacity == 0
             && self.unsent == 0
+            && self.tls.is_none()
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     Action, Core,
     conn::{DirectLoan, Mode, Receive, Stall, StallCause, State},
     http::{Decision, Target, decide},
+    proof::proven,
     routes::{Route, RouteId},
 };
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
         outbound::{Outbound, SpareBuffers},
         rates::Meter,
     },
+    tls::stream::is_client_hello,
 };
 
 /// The rooms handler over a core's parts. A macro, since a method would borrow the connection too.
@@ -52,11 +54,30 @@ macro_rules! rooms {
 impl Core {
     /// Bytes arrived, in the buffer in which they will be worked on.
     /// Parts of them may be lent.
+    #[inline]
     pub(super) fn on_bytes(&mut self, conn: ConnKey, bytes: &mut [u8], lender: Option<&Lender>) {
+        self.on_bytes_from::<false>(conn, bytes, lender);
+    }
+
+    /// What bytes of a TLS connection say.
+    pub(super) fn on_decrypted(&mut self, conn: ConnKey, bytes: &mut [u8]) {
+        self.on_bytes_from::<true>(conn, bytes, None);
+    }
+
+    #[inline]
+    fn on_bytes_from<const DECRYPTED: bool>(
+        &mut self,
+        conn: ConnKey,
+        bytes: &mut [u8],
+        lender: Option<&Lender>,
+    ) {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
         state.last_read = self.now.mono;
+        if !DECRYPTED && state.is_tls {
+            return self.on_tls_bytes(conn, bytes);
+        }
         if let Some(stall) = state.stalled() {
             stall.bytes.extend_from_slice(bytes);
             return;
@@ -82,6 +103,10 @@ impl Core {
         let State::Head(reader) = &mut state.state else {
             return;
         };
+        if reader.is_empty() && !state.is_tls && bytes.first().copied().is_some_and(is_client_hello)
+        {
+            return self.on_tls_on_plain(conn);
+        }
         let decided = match reader.handle_input(bytes, &self.head_limits) {
             Ok(None) => return,
             Ok(Some((head, used))) => Ok((decide(&head, &self.routes, stopping), used)),
@@ -91,6 +116,7 @@ impl Core {
             Ok(decided) => decided,
             Err(response) => return self.respond(conn, &response),
         };
+        let decision = proven(decision, state, self.config.tls.client_user);
         match decision {
             Decision::Respond(response) => self.respond(conn, &response),
             // A raw client joins as it opens, which takes a credit like any command.
@@ -355,7 +381,9 @@ impl Core {
             return self.stall(conn, &[], StallCause::Backlog);
         }
         let direct = match &mut state.state {
-            State::Open { ws, .. } if ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN => {
+            State::Open { ws, .. }
+                if !state.is_tls && ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN =>
+            {
                 ws.take_direct()
             }
             _ => None,
@@ -382,6 +410,7 @@ impl Core {
     fn prefer_direct(&mut self, conn: ConnKey) {
         if let Some(state) = self.conns.get_mut(conn)
             && state.receive == Receive::On
+            && !state.is_tls
             && let State::Open { ws, .. } = &state.state
             && ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN
         {

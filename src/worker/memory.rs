@@ -134,6 +134,7 @@ impl Core {
             + self.hub.edge().memberships() * MEMBERSHIP_BYTES
             + (self.hub.rooms_open() + self.hub.edge().len()) * ROOM_BYTES
             + self.hub.window_bytes() as usize
+            + self.tls_open * TLS_BYTES
             + self.memory.charged;
         if !self.memory.is_at(80) && !self.memory.is_accept_paused {
             return Accepting::GoesOn;
@@ -166,6 +167,8 @@ impl Core {
             self.memory.trimmed_at = Some(now);
             self.counters.memory_trims_total.inc();
             self.spare.trim();
+            self.records.trim();
+            self.tls_waiting.shrink_to(64);
             self.dirty.shrink_to(64);
             self.slow.shrink_to(64);
             self.actions.shrink_to(64);
@@ -229,6 +232,8 @@ impl Core {
 
 /// What a connection takes whether it says anything or not: its own state, the engine's, a timer.
 const CONN_BYTES: usize = size_of::<Option<Conn>>() + 72;
+/// What a connection takes beyond that if it speaks TLS: as measured, rustls' part included.
+const TLS_BYTES: usize = 3328;
 /// What a membership takes at its room's home and on its own core.
 const MEMBERSHIP_BYTES: usize = 160;
 /// What a room takes, at its home or on a core with members.

@@ -9,16 +9,19 @@
 mod admission;
 mod conn;
 mod drain;
+mod gauges;
 mod http;
 mod input;
 mod memory;
 pub mod mesh;
 mod output;
+mod proof;
 mod routes;
 pub mod run;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod tls;
 
 use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 
@@ -30,6 +33,7 @@ use self::{
     memory::{Accepting, Memory},
     mesh::{Item, Mesh},
     routes::Routes,
+    tls::Records,
 };
 use crate::{
     base::{
@@ -75,6 +79,10 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// Its own generator.
     pub rng: Rng,
+    /// What TLS connections are served with; needed if there is a TLS listener.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Which of the engine's listeners speak TLS, by their number there; none beyond its end does.
+    pub tls_listeners: Vec<bool>,
     /// When it starts.
     pub now: Now,
 }
@@ -86,8 +94,8 @@ pub struct Worker<E> {
     core: Core,
     events: Vec<Event>,
     completions: usize,
-    /// Connections that have arrived and not been looked at yet, in order.
-    arrivals: VecDeque<ConnKey>,
+    /// Connections that have arrived and not been looked at yet, in order, and where.
+    arrivals: VecDeque<(ConnKey, ListenerId)>,
     /// Of these, how many a turn takes up.
     accept_batch: u32,
 }
@@ -130,6 +138,16 @@ struct Core {
     /// The turn's number, and the messages handled in it so far.
     turn: u32,
     turn_messages: u32,
+    /// What new TLS connections are served with.
+    tls: Option<Arc<rustls::ServerConfig>>,
+    tls_listeners: Vec<bool>,
+    /// Connections that speak TLS.
+    tls_open: usize,
+    /// Steps of handshakes taken in this turn.
+    tls_steps: u32,
+    /// Connections that wait for a step, and some that can't go on, in order.
+    tls_waiting: VecDeque<ConnKey>,
+    records: Records,
     drain: Option<Drain>,
     /// Under way if a reload has taken routes away from connections.
     retiring: Option<Sweep>,
@@ -194,6 +212,12 @@ impl<E: Engine> Worker<E> {
             deferred: VecDeque::new(),
             turn: 0,
             turn_messages: 0,
+            tls: parts.tls,
+            tls_listeners: parts.tls_listeners,
+            tls_open: 0,
+            tls_steps: 0,
+            tls_waiting: VecDeque::new(),
+            records: Records::default(),
             drain: None,
             retiring: None,
             refusal_log: Sampler::new(LOG_LINES_PER_SECOND),
@@ -239,11 +263,13 @@ impl<E: Engine> Worker<E> {
         self.core.now = now;
         self.core.turn = self.core.turn.wrapping_add(1);
         self.core.turn_messages = 0;
+        self.core.tls_steps = 0;
         self.core.counters.turns_total.inc();
         // What other cores sent before these completions were found comes first: what a client
         // asks for comes after what its answers have told it of.
         self.completions = self.engine.poll(&mut self.events, TURN_COMPLETIONS_MAX);
         let mut busy = self.core.take_mesh();
+        busy |= self.core.resume_tls();
         busy |= self.work_on_completions();
         busy |= self.take_arrivals();
         busy |= self.resume_stalled();
@@ -289,6 +315,11 @@ impl<E: Engine> Worker<E> {
         core.counters.reloads_total.inc();
     }
 
+    /// Serves new TLS connections with `config`.
+    pub fn set_tls(&mut self, config: Arc<rustls::ServerConfig>) {
+        self.core.set_tls(config);
+    }
+
     /// Clients that were cut at the end, their close not answered.
     pub fn cut(&self) -> u64 {
         self.core.drain.as_ref().map_or(0, |drain| drain.cut)
@@ -320,11 +351,11 @@ impl<E: Engine> Worker<E> {
     fn take_arrivals(&mut self) -> bool {
         let before = self.arrivals.len();
         for _ in 0..self.accept_batch {
-            let Some(conn) = self.arrivals.pop_front() else {
+            let Some((conn, listener)) = self.arrivals.pop_front() else {
                 break;
             };
             let peer = self.engine.peer_addr(conn);
-            self.core.on_accepted(conn, peer);
+            self.core.on_accepted(conn, listener, peer);
         }
         self.run_actions();
         before > 0
@@ -334,7 +365,7 @@ impl<E: Engine> Worker<E> {
         match event {
             Event::Received { conn, chunk } => self.on_received(conn, chunk),
             Event::Sent { conn, bytes, done } => self.core.on_sent(conn, bytes, done),
-            Event::Accepted { conn, .. } => self.arrivals.push_back(conn),
+            Event::Accepted { conn, listener } => self.arrivals.push_back((conn, listener)),
             Event::AcceptFailed { listener, errno } => {
                 self.core.counters.accept_errors_total.inc();
                 let error = std::io::Error::from_raw_os_error(errno);
@@ -454,49 +485,6 @@ impl<E: Engine> Worker<E> {
         }
         self.core.dirty = dirty;
         any
-    }
-
-    fn publish_gauges(&self) {
-        let (core, counters) = (&self.core, &self.core.counters);
-        counters.connections_open.set(core.conns.len() as u64);
-        counters.sessions_open.set(core.sessions.len() as u64);
-        counters.rooms_open.set(core.hub.rooms_open() as u64);
-        counters
-            .memberships_open
-            .set(core.hub.edge().memberships() as u64);
-        counters.timers_open.set(core.wheel.len() as u64);
-        counters
-            .sends_in_flight
-            .set(self.engine.sends_in_flight() as u64);
-        counters.buffers_out.set(self.engine.buffers_out() as u64);
-        counters.slots_open.set(self.engine.slots_open() as u64);
-        counters.mesh_window_bytes.set(core.hub.window_bytes());
-        counters.handshakes_inflight.set(core.heads.into());
-        counters.addresses_known.set(core.addresses.len() as u64);
-        counters.memory_used_bytes.set(core.memory.used() as u64);
-        counters.enobufs_total.set(self.engine.enobufs());
-        counters.cq_overflows_total.set(self.engine.overflows());
-        counters
-            .enter_failures_total
-            .set(self.engine.enter_failures());
-        counters.mesh_waits_total.set(core.mesh.waits());
-        counters.published_total.set(core.hub.published());
-        counters.messages_out_total.set(core.messages_out);
-        counters
-            .announcements_suppressed_total
-            .set(core.hub.announcements_suppressed());
-        counters.coalesced_total.set(core.hub.coalesced());
-        counters
-            .coalesce_flushes_early_total
-            .set(core.hub.flushed_early());
-        let tally = core.spare.tally();
-        counters.dropped_oldest_total.set(tally.dropped_oldest);
-        counters.dropped_newest_total.set(tally.dropped_newest);
-        counters.conflated_total.set(tally.conflated);
-        counters.gaps_total.set(tally.gaps);
-        counters
-            .user_sessions_refused_total
-            .set(core.hub.user_sessions_refused());
     }
 }
 
@@ -645,8 +633,14 @@ impl Core {
         };
         state.receive = Receive::Ended;
         state.ended = true;
+        if state.is_tls {
+            self.on_tls_stream_ended(conn, errno.is_none());
+        }
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
         let lingers = matches!(state.state, State::Lingering { .. });
-        if lingers && errno.is_none() && !state.outbound.is_drained() {
+        if lingers && errno.is_none() && !state.is_drained() {
             // Its end may have overtaken our last words: they still go out.
             return;
         }

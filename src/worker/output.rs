@@ -8,6 +8,7 @@ use super::{
     Action, Core, Timer,
     conn::{Conns, Ping, StallCause, State},
     routes::{NO_ROUTE, Routes},
+    tls::next_sealed,
 };
 use crate::{
     base::{
@@ -107,7 +108,7 @@ impl Receivers for Members<'_> {
 }
 
 /// Writes a `gap` as its client reads it.
-fn write_gap(run: &mut Vec<u8>, gap: Gap<'_>) {
+pub(super) fn write_gap(run: &mut Vec<u8>, gap: Gap<'_>) {
     let mut payload = Vec::new();
     json::push_gap(&mut payload, gap.room, gap.dropped, gap.next_seq);
     push_frame(run, OpCode::Text, &payload);
@@ -225,11 +226,21 @@ impl Core {
         if state.sending {
             return None;
         }
-        let batch = state.outbound.take_batch(&mut self.spare, write_gap)?;
+        let batch = if state.is_tls {
+            match next_sealed(state, &mut self.records, &mut self.spare) {
+                Ok(batch) => batch?,
+                Err(error) => {
+                    self.on_sealing_failed(conn, &error);
+                    return None;
+                }
+            }
+        } else {
+            state.outbound.take_batch(&mut self.spare, write_gap)?
+        };
         state.sending = true;
         state.last_progress = now;
         // Once nothing is left behind it, the ping is in this batch.
-        if state.ping == Ping::Queued && state.outbound.is_empty() {
+        if state.ping == Ping::Queued && !state.has_output() {
             state.ping = Ping::Sending;
         }
         let is_open = matches!(state.state, State::Open { .. });
@@ -264,10 +275,15 @@ impl Core {
     pub(super) fn on_sent(&mut self, conn: ConnKey, bytes: usize, done: Option<Box<SendBatch>>) {
         self.counters.bytes_out_total.add(bytes as u64);
         let finished = done.is_some();
+        let state = self.conns.get_mut(conn);
         if let Some(batch) = done {
-            self.spare.reclaim(batch);
+            if state.as_ref().is_some_and(|state| state.is_tls) {
+                self.records.reclaim(batch, &mut self.spare);
+            } else {
+                self.spare.reclaim(batch);
+            }
         }
-        let Some(state) = self.conns.get_mut(conn) else {
+        let Some(state) = state else {
             return;
         };
         state.outbound.on_sent(bytes);
@@ -290,7 +306,7 @@ impl Core {
                 state.pinged_at = self.now.mono;
             }
             let is_awaited = pinged && matches!(state.state, State::Open { .. });
-            if !state.outbound.is_empty() {
+            if state.has_output() {
                 self.mark_dirty(conn);
             }
             if let Some(route) = route.filter(|_| is_awaited) {
@@ -301,7 +317,7 @@ impl Core {
         self.after_progress(conn);
     }
 
-    fn after_progress(&mut self, conn: ConnKey) {
+    pub(super) fn after_progress(&mut self, conn: ConnKey) {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
@@ -313,6 +329,20 @@ impl Core {
         if state.stalled().is_some_and(waits) && state.outbound.firm_bytes() <= low {
             self.caught_up.push_back(conn);
         }
+        if state.is_tls
+            && matches!(state.state, State::Lingering { .. })
+            && state.outbound.is_drained()
+            && let Some(tls) = state.tls_mut()
+        {
+            // Our last word, behind all others.
+            tls.stream.close();
+            if tls.has_output() {
+                return self.mark_dirty(conn);
+            }
+        }
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
         if state.outbound.is_drained()
             && let State::Lingering { is_shut, .. } = &mut state.state
         {
@@ -464,6 +494,9 @@ impl Core {
             }
             if state.is_refused {
                 self.refusals -= 1;
+            }
+            if state.tls().is_some() {
+                self.tls_open -= 1;
             }
             if state.route != NO_ROUTE {
                 self.routes.leave(state.route);

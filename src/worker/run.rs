@@ -407,6 +407,7 @@ impl<E: Engine> Driver<E> {
         match order {
             Control::Drain => self.worker.begin_draining(),
             Control::Reload(config) => self.worker.reload(config),
+            Control::Tls(config) => self.worker.set_tls(config),
         }
     }
 

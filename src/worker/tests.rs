@@ -9,6 +9,7 @@ mod members;
 mod net;
 mod policies;
 mod rooms;
+mod tls;
 
 /// A message that ends so makes the handler panic, in tests alone.
 pub(super) const PANIC: &[u8] = b"\"panic, please\"}";

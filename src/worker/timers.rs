@@ -7,6 +7,7 @@ use tracing::debug;
 use super::{
     Core,
     conn::{Ping, Receive, State},
+    tls::Tls,
 };
 use crate::{
     base::{limits::PING_ROUNDS, time::Instant},
@@ -27,6 +28,9 @@ impl Core {
         };
         state.timer = None;
         match &state.state {
+            State::Head(_) if state.is_tls && state.tls().is_none_or(Tls::is_handshaking) => {
+                self.on_tls_timeout(conn);
+            }
             State::Head(_) => {
                 self.counters.handshake_timeouts_total.inc();
                 let response = Response::new(408).body("the request took too long to arrive");
@@ -36,7 +40,7 @@ impl Core {
             // The peer did not answer our close.
             State::Closing { .. } => self.drop_conn(conn, CloseMode::Orderly),
             State::Lingering { is_reset, .. } => {
-                let is_stuck = *is_reset || !state.outbound.is_drained();
+                let is_stuck = *is_reset || !state.is_drained();
                 let mode = if is_stuck {
                     CloseMode::Reset
                 } else {

@@ -6,6 +6,7 @@
 // Each test file compiles this module for itself and uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod raw;
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::tls::TlsClient;
 use crate::{
     base::rng::Rng,
     engine::sim::{PeerId, PeerRead, SimKernel},
@@ -34,10 +35,17 @@ pub(super) struct Client {
     pub(super) reads: bool,
     pub(super) answers: bool,
     next_id: u64,
+    pub(super) tls: Option<TlsClient>,
 }
 
 impl Client {
-    pub(super) fn new(core: usize, peer: PeerId, path: &str, subprotocol: &str) -> Self {
+    pub(super) fn new(
+        core: usize,
+        peer: PeerId,
+        path: &str,
+        subprotocol: &str,
+        tls: Option<TlsClient>,
+    ) -> Self {
         let handshake = ClientHandshake {
             host: "sim".to_owned(),
             path: path.to_owned(),
@@ -65,6 +73,7 @@ impl Client {
             reads: true,
             answers: true,
             next_id: 0,
+            tls,
         }
     }
 
@@ -82,8 +91,8 @@ impl Client {
         push_masked_frame(&mut self.out, opcode, payload, mask);
     }
 
-    pub(super) const fn has_more_to_say(&self) -> bool {
-        !self.out.is_empty()
+    pub(super) fn has_more_to_say(&self) -> bool {
+        !self.out.is_empty() || self.tls.as_ref().is_some_and(TlsClient::has_more_to_say)
     }
 
     /// Forgets the last byte of what was to be written.
@@ -155,13 +164,20 @@ impl Client {
         }
         let mut busy = false;
         if !self.out.is_empty() && (self.ws.is_some() || self.opening.is_empty()) {
-            match kernel.peer_write(self.peer, &self.out) {
-                Ok(n) => {
-                    busy |= n > 0;
-                    self.out.drain(..n);
+            if let Some(tls) = &mut self.tls {
+                tls.say(&mut self.out);
+            } else {
+                match kernel.peer_write(self.peer, &self.out) {
+                    Ok(n) => {
+                        busy |= n > 0;
+                        self.out.drain(..n);
+                    }
+                    Err(_) => self.out.clear(),
                 }
-                Err(_) => self.out.clear(),
             }
+        }
+        if let Some(tls) = &mut self.tls {
+            busy |= tls.write(kernel, self.peer);
         }
         if !self.reads || self.end.is_some() {
             return busy;
@@ -174,6 +190,9 @@ impl Client {
         };
         match kernel.peer_read(self.peer, &mut bytes, max) {
             PeerRead::Data(_) => {
+                if let Some(tls) = &mut self.tls {
+                    bytes = tls.read(&bytes);
+                }
                 self.on_bytes(bytes);
                 busy = true;
             }
@@ -189,7 +208,7 @@ impl Client {
 
     fn on_bytes(&mut self, bytes: Vec<u8>) {
         let mut bytes = bytes;
-        if self.status.is_some() {
+        if self.status.is_some() || bytes.is_empty() {
             return;
         }
         if self.ws.is_none() {
