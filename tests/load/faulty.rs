@@ -1,7 +1,5 @@
 //! Echo servers that do wrong on purpose, over TCP and over TLS.
 
-mod deflate;
-
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -18,7 +16,7 @@ use rustls::{
 };
 use tungstenite::{Message, WebSocket};
 
-pub(crate) use deflate::{Quirk, compressing_server};
+use crate::common::certs::{Authority, Issued, NOW};
 
 /// What a server does wrong, once, with one message of its first connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,49 +42,36 @@ pub(crate) enum Fault {
 const FAULTY: u64 = 20;
 const STALL: Duration = Duration::from_millis(300);
 
-/// Authorities have different names.
-static NEXT: AtomicU64 = AtomicU64::new(0);
-
-/// One who signs certificates, and a server's certificate.
-pub(crate) struct Authority {
-    /// The authority's own certificate, for clients that trust it.
+/// A certificate, as a server uses it.
+pub(crate) struct Secure {
+    /// That of the authority, for clients that trust it.
     pub(crate) pem: String,
     config: Arc<ServerConfig>,
 }
 
-impl Authority {
-    /// One that has signed a certificate for `name`, and tickets for resuming if `resumes`.
-    pub(crate) fn new(name: &str, resumes: bool) -> Self {
-        let own_key = rcgen::KeyPair::generate().expect("a key");
-        let mut own = rcgen::CertificateParams::new(Vec::new()).expect("no names");
-        own.distinguished_name = rcgen::DistinguishedName::new();
-        let own_name = format!("authority {}", NEXT.fetch_add(1, Ordering::Relaxed));
-        own.distinguished_name
-            .push(rcgen::DnType::CommonName, own_name);
-        own.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let pem = own.self_signed(&own_key).expect("a certificate").pem();
-        let issuer = rcgen::Issuer::new(own, own_key);
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let names = vec![name.to_owned()];
-        let params = rcgen::CertificateParams::new(names).expect("a name");
-        let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+impl Secure {
+    /// One for `name`, signed by an authority of its own.
+    pub(crate) fn new(name: &str) -> Self {
+        let authority = Authority::new(&format!("the authority of {name}"));
+        let Issued { certificate, key } = authority.server(&[name], NOW);
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)
             .expect("they fit");
-        config.send_tls13_tickets = if resumes { 2 } else { 0 };
-        let config = Arc::new(config);
-        Self { pem, config }
+        Self {
+            pem: authority.pem(),
+            config: Arc::new(config),
+        }
     }
 }
 
 /// Echoes over TLS, but for `fault`.
-pub(crate) fn secure_server(authority: &Authority, fault: Fault) -> (SocketAddr, Arc<AtomicU64>) {
-    let config = Arc::clone(&authority.config);
+pub(crate) fn secure_server(secure: &Secure, fault: Fault) -> (SocketAddr, Arc<AtomicU64>) {
+    let config = Arc::clone(&secure.config);
     serve_all(fault, move |stream| {
         let connection = ServerConnection::new(Arc::clone(&config)).expect("a configuration");
         StreamOwned::new(connection, stream)
