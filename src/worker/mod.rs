@@ -8,12 +8,14 @@
 
 mod admission;
 mod conn;
+mod deflate;
 mod drain;
 mod gauges;
 mod http;
 mod input;
 mod memory;
 pub mod mesh;
+mod origin;
 mod output;
 mod proof;
 mod routes;
@@ -29,6 +31,7 @@ use tracing::{debug, error, warn};
 
 use self::{
     conn::{Conns, Receive, State},
+    deflate::Deflate,
     drain::{Drain, Sweep},
     memory::{Accepting, Memory},
     mesh::{Item, Mesh},
@@ -40,8 +43,8 @@ use crate::{
         counters::Counters,
         ids::CoreId,
         limits::{
-            ACCEPT_PAUSE, ROOM_TIMER_WEIGHT, TURN_COMPLETIONS_MAX, TURN_DELIVERIES_MAX,
-            TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
+            ACCEPT_PAUSE, ROOM_TIMER_WEIGHT, TURN_COMPLETIONS_MAX, TURN_DEFLATE_BYTES_MAX,
+            TURN_DELIVERIES_MAX, TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
         },
         rng::Rng,
         sampler::Sampler,
@@ -123,6 +126,7 @@ struct Core {
     mesh: Mesh,
     wheel: Wheel<Timer>,
     spare: SpareBuffers,
+    deflate: Deflate,
     /// Connections that have something to say.
     dirty: Vec<ConnKey>,
     /// What the engine is to do, in order.
@@ -131,7 +135,7 @@ struct Core {
     slow: Vec<ConnKey>,
     /// Connections whose input waits for a credit, in order.
     short_of_credit: VecDeque<ConnKey>,
-    /// Connections whose own backlog has gone down.
+    /// Connections whose own backlog has gone down, and those that have been let in.
     caught_up: VecDeque<ConnKey>,
     /// Connections that had their share of a turn, and of which.
     deferred: VecDeque<(u32, ConnKey)>,
@@ -143,8 +147,6 @@ struct Core {
     tls_listeners: Vec<bool>,
     /// Connections that speak TLS.
     tls_open: usize,
-    /// Steps of handshakes taken in this turn.
-    tls_steps: u32,
     /// Connections that wait for a step, and some that can't go on, in order.
     tls_waiting: VecDeque<ConnKey>,
     records: Records,
@@ -204,6 +206,7 @@ impl<E: Engine> Worker<E> {
             mesh: parts.mesh,
             wheel: Wheel::new(parts.now.mono),
             spare: SpareBuffers::new(own.engine.coalesce.0),
+            deflate: Deflate::new(&parts.config.deflate),
             dirty: Vec::new(),
             actions: VecDeque::new(),
             slow: Vec::new(),
@@ -215,7 +218,6 @@ impl<E: Engine> Worker<E> {
             tls: parts.tls,
             tls_listeners: parts.tls_listeners,
             tls_open: 0,
-            tls_steps: 0,
             tls_waiting: VecDeque::new(),
             records: Records::default(),
             drain: None,
@@ -263,13 +265,13 @@ impl<E: Engine> Worker<E> {
         self.core.now = now;
         self.core.turn = self.core.turn.wrapping_add(1);
         self.core.turn_messages = 0;
-        self.core.tls_steps = 0;
+        self.core.deflate.begin_turn();
+        self.core.hub.allow_compression(TURN_DEFLATE_BYTES_MAX);
         self.core.counters.turns_total.inc();
         // What other cores sent before these completions were found comes first: what a client
         // asks for comes after what its answers have told it of.
         self.completions = self.engine.poll(&mut self.events, TURN_COMPLETIONS_MAX);
         let mut busy = self.core.take_mesh();
-        busy |= self.core.resume_tls();
         busy |= self.work_on_completions();
         busy |= self.take_arrivals();
         busy |= self.resume_stalled();
@@ -286,6 +288,9 @@ impl<E: Engine> Worker<E> {
         busy |= self.core.mesh.flush();
         busy |= self.flush();
         self.engine.submit();
+        // Behind everything that clients wait for: it may take as long as all of that.
+        busy |= self.core.step_handshakes();
+        self.run_actions();
         busy
     }
 
@@ -308,6 +313,7 @@ impl<E: Engine> Worker<E> {
         core.core_limits = own.limits(core.share);
         core.memory.set_budget(core.core_limits.memory_budget);
         core.head_limits = head_limits(&config);
+        core.deflate.reload(&config.deflate);
         core.config = Arc::clone(&config);
         if core.routes.reload(&config, &own) {
             core.begin_retiring();

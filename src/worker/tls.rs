@@ -3,8 +3,8 @@
 //!
 //! A connection of a TLS listener is in state `Head` while its handshake goes on, and its one timer
 //! covers that. Admission has come before: nothing of a connection is read, and no key is used, until
-//! it has been let in. A step of a handshake may cost a signature, so a turn takes
-//! [`TURN_TLS_STEPS_MAX`]; who comes later in the turn waits in line, its bytes kept.
+//! it has been let in. A step of a handshake may cost a signature, so who has sent enough for one waits in
+//! line, its bytes kept, and at its very end a turn takes [`TURN_TLS_STEPS_MAX`] steps.
 //!
 //! What a connection has queued is encrypted as it is handed to the kernel, and no earlier, so that
 //! everything about queues holds here as elsewhere; [`Outbound`] counts the records on their way.
@@ -169,9 +169,7 @@ pub(super) fn next_sealed(
 impl Core {
     /// A connection of a TLS listener is let in.
     pub(super) fn begin_tls(&mut self, conn: ConnKey) {
-        let now = self.now.mono;
-        let head_timeout = self.config.limits.handshake_timeout.0;
-        let timeout = self.config.tls.handshake_timeout.0.min(head_timeout);
+        let by = self.now.mono.plus(self.config.tls.handshake_timeout.0);
         let interface = match self.config.tls.buffered {
             true => Interface::Buffered,
             false => Interface::Unbuffered,
@@ -186,17 +184,17 @@ impl Core {
         };
         match stream {
             Ok(stream) => {
-                // Both times are from the accept, which was not long ago: only other cores were
-                // asked since.
+                // The time for the request is from the accept, and its timer runs.
+                let head_by = state.timer_at;
                 state.rare_mut().tls = Some(Box::new(Tls {
                     stream,
                     sealing: None,
-                    head_by: now.plus(head_timeout),
+                    head_by,
                     waits: false,
                     is_handshaking: true,
                 }));
                 self.tls_open += 1;
-                self.set_timer(conn, timeout);
+                self.arm_by(conn, by);
             }
             Err(error) => {
                 debug!(conn = conn.index, %error, "no TLS");
@@ -234,7 +232,6 @@ impl Core {
 
     /// Encrypted bytes arrived.
     pub(super) fn on_tls_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
-        let has_had_its_steps = self.tls_steps >= TURN_TLS_STEPS_MAX;
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
@@ -256,27 +253,29 @@ impl Core {
         if is_head && tls.stream.received() as usize + bytes.len() > TLS_HEAD_BYTES_MAX {
             return self.on_tls_failed(conn, &TlsError::TooLong);
         }
-        if tls.is_handshaking {
-            if tls.waits || has_had_its_steps && tls.stream.would_advance(bytes) {
-                let kept = tls.stream.keep_input(bytes);
-                if !std::mem::replace(&mut tls.waits, true) {
-                    self.counters.tls_steps_deferred_total.inc();
-                    self.tls_waiting.push_back(conn);
-                }
-                if let Err(error) = kept {
-                    self.on_tls_failed(conn, &error);
-                }
-                return;
+        if tls.is_handshaking && (tls.waits || tls.stream.would_advance(bytes)) {
+            let kept = tls.stream.keep_input(bytes);
+            if !std::mem::replace(&mut tls.waits, true) {
+                let is_first = self.tls_waiting.is_empty();
+                self.counters
+                    .tls_steps_deferred_total
+                    .add(u64::from(!is_first));
+                self.tls_waiting.push_back(conn);
             }
-            self.tls_steps += u32::from(tls.stream.would_advance(bytes));
+            if let Err(error) = kept {
+                self.on_tls_failed(conn, &error);
+            }
+            return;
         }
         self.advance_tls(conn, bytes);
     }
 
-    /// Takes up handshakes that stood in line, and ends connections that could not go on.
-    pub(super) fn resume_tls(&mut self) -> bool {
+    /// Goes on with handshakes that stand in line, and ends connections that could not go on. Says
+    /// whether there were any.
+    pub(super) fn step_handshakes(&mut self) -> bool {
         let any = !self.tls_waiting.is_empty();
-        while self.tls_steps < TURN_TLS_STEPS_MAX
+        let mut steps = 0;
+        while steps < TURN_TLS_STEPS_MAX
             && let Some(conn) = self.tls_waiting.pop_front()
         {
             let Some(tls) = self.conns.get_mut(conn).and_then(Conn::tls_mut) else {
@@ -287,7 +286,7 @@ impl Core {
                 self.drop_conn(conn, CloseMode::Reset);
                 continue;
             }
-            self.tls_steps += 1;
+            steps += 1;
             super::guarded(self, conn, |core| core.advance_tls(conn, &mut []));
             self.recharge(conn);
         }

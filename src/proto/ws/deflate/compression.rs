@@ -39,6 +39,8 @@ pub struct Compression {
     deflaters: [Option<Deflater>; WINDOWS],
     /// The last message, compressed.
     wire: Vec<u8>,
+    /// What the deflaters take.
+    deflater_bytes: usize,
     budget: usize,
     tally: Tally,
 }
@@ -51,6 +53,7 @@ impl Compression {
             settings,
             deflaters: [const { None }; WINDOWS],
             wire: Vec::new(),
+            deflater_bytes: 0,
             budget: 0,
             tally: Tally {
                 messages: 0,
@@ -103,6 +106,7 @@ impl Compression {
                 let slot = self.deflaters.get_mut(at)?;
                 if slot.is_none() {
                     *slot = Deflater::new(level, bits, mem_level);
+                    self.deflater_bytes += Deflater::memory_bytes(bits, mem_level);
                 }
                 let shared = slot.as_mut()?;
                 shared.reset();
@@ -157,19 +161,14 @@ impl Compression {
 
     /// Bytes of memory that it takes.
     #[must_use]
-    pub fn memory_bytes(&self) -> usize {
-        let mut bytes = self.wire.capacity();
-        for (bits, deflater) in (DEFLATE_WINDOW_BITS_MIN..).zip(&self.deflaters) {
-            if deflater.is_some() {
-                bytes += Deflater::memory_bytes(bits, self.settings.mem_level);
-            }
-        }
-        bytes
+    pub const fn memory_bytes(&self) -> usize {
+        self.wire.capacity() + self.deflater_bytes
     }
 
     /// Gives its memory back.
     pub fn trim(&mut self) {
         self.deflaters = [const { None }; WINDOWS];
+        self.deflater_bytes = 0;
         self.wire = Vec::new();
     }
 }
