@@ -20,14 +20,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("handler", &["base", "config", "proto", "session", "hub"]),
     ("demo", &["config", "proto"]),
     ("engine", &["base"]),
+    ("tls", &["base", "config"]),
     (
         "worker",
         &[
-            "base", "config", "proto", "session", "hub", "handler", "demo", "engine", "bridge",
+            "base", "config", "proto", "session", "hub", "handler", "demo", "engine", "tls",
+            "bridge",
         ],
     ),
-    ("control", &["base", "config", "bridge"]),
-    ("bench", &["base", "proto", "engine"]),
+    ("control", &["base", "config", "tls", "bridge"]),
+    ("bench", &["base", "proto", "engine", "tls"]),
 ];
 
 /// Modules that stand above all layers.

@@ -149,6 +149,7 @@ impl Room {
     ) {
         for interest in &self.interested {
             let mut mine = Frames {
+                more: frames.more,
                 kind: frames.kind.clone(),
                 ..Frames::default()
             };

@@ -352,6 +352,9 @@ pub struct Frames {
     /// The same, compressed, where that makes it smaller and someone takes it so. In a box, as few
     /// messages have it and all are moved about.
     pub deflated: Option<Box<[Option<Bytes>; Encoding::COUNT]>>,
+    /// How many messages stand behind the first of each: where several went out as one, raw members get
+    /// them all, the others a batch.
+    pub more: [u32; Encoding::COUNT],
     /// What it is worth to a member that does not keep up.
     pub kind: FrameKind,
 }

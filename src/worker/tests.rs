@@ -8,8 +8,10 @@ mod deflate;
 mod limits;
 mod members;
 mod net;
+mod origins;
 mod policies;
 mod rooms;
+mod tls;
 
 /// A message that ends so makes the handler panic, in tests alone.
 pub(super) const PANIC: &[u8] = b"\"panic, please\"}";

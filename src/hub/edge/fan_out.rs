@@ -22,8 +22,8 @@ use crate::{
 pub(super) struct FanOut {
     /// By encoding, and then the same compressed.
     frames: [Option<SharedFrame>; FORMS],
-    /// How many messages the frames hold.
-    messages: u32,
+    /// How many messages the frames hold, by encoding.
+    messages: [u32; Encoding::COUNT],
     kind: FrameKind,
     skip: Option<SessionKey>,
     /// The home that sent it, and what goes back to its window.
@@ -47,7 +47,7 @@ impl FanOut {
         }
         Self {
             frames: forms,
-            messages: 1,
+            messages: frames.more.map(|more| 1 + more),
             kind: frames.kind,
             skip,
             from,
@@ -107,7 +107,9 @@ impl FanOut {
             let LaneItem::Frames(next) = item else {
                 continue;
             };
-            self.messages += next.messages;
+            for (messages, more) in self.messages.iter_mut().zip(next.messages) {
+                *messages += more;
+            }
             self.window += next.window;
             for (run, frame) in runs.iter_mut().zip(&next.frames) {
                 if let (Some(run), Some(frame)) = (run, frame) {
@@ -170,6 +172,7 @@ impl FanOut {
         while let Some(members) = room.members.get(self.encoding)
             && used < budget
         {
+            let messages = self.messages[self.encoding];
             let is_for_some = self.frame(self.encoding, false).is_some()
                 || self.frame(self.encoding, true).is_some();
             if is_for_some {
@@ -183,7 +186,7 @@ impl FanOut {
                             && let Some(session) = sessions.get(*member)
                             && let Some(frame) = self.frame(self.encoding, session.takes_deflated)
                         {
-                            receivers.deliver(session, frame, self.messages, &handling);
+                            receivers.deliver(session, frame, messages, &handling);
                         }
                     }
                     self.cursor += run.len();
@@ -214,9 +217,10 @@ impl FanOut {
             if let Some(member) = sessions.key_at(index)
                 && self.skip != Some(member)
                 && let Some(session) = sessions.get(member)
-                && let Some(frame) = self.frame(session.encoding.index(), session.takes_deflated)
+                && let index = session.encoding.index()
+                && let Some(frame) = self.frame(index, session.takes_deflated)
             {
-                receivers.deliver(session, frame, self.messages, &handling);
+                receivers.deliver(session, frame, self.messages[index], &handling);
             }
         }
         let used = end - self.cursor;
@@ -284,7 +288,7 @@ mod tests {
         first.gather(&mut lane, policy);
         let bytes = first.frames[0].as_ref().expect("it has a frame").as_slice();
         let text = String::from_utf8(bytes.to_vec()).expect("text");
-        (text, first.messages, first.window, lane.len())
+        (text, first.messages[0], first.window, lane.len())
     }
 
     #[test]
@@ -296,6 +300,23 @@ mod tests {
         ];
         let whole = ("abcd".to_owned(), 3, 30, 0);
         assert_eq!(gathered(items, SlowClient::Evict), whole);
+    }
+
+    #[test]
+    fn frames_of_several_messages_count_as_many() {
+        let gathered = |more| {
+            let mut frames = Frames {
+                more: [0, more],
+                ..Frames::default()
+            };
+            frames.by_encoding = [const { Some(Bytes::from_static(b"x")) }; Encoding::COUNT];
+            LaneItem::Frames(FanOut::new(frames, None, 0, 10))
+        };
+        let LaneItem::Frames(mut first) = gathered(2) else {
+            panic!("a message");
+        };
+        first.gather(&mut VecDeque::from([gathered(1)]), SlowClient::Evict);
+        assert_eq!(first.messages, [2, 5]);
     }
 
     #[test]

@@ -272,6 +272,7 @@ impl Room {
         }
         if self.wants(Encoding::Raw) {
             frames.by_encoding[Encoding::Raw.index()] = Some(raw_batch(&messages));
+            frames.more[Encoding::Raw.index()] = messages.len().saturating_sub(1) as u32;
         }
         for encoding in Encoding::ALL {
             deflating.add(self, encoding, &mut frames);

@@ -1,7 +1,9 @@
 //! A client of the simulated network: it opens, speaks and hears WebSocket.
 
+use rustls::AlertDescription;
 use serde_json::{Value, json};
 
+use super::tls::TlsClient;
 use crate::{
     base::rng::Rng,
     engine::sim::{PeerId, PeerRead, SimKernel},
@@ -38,6 +40,7 @@ pub(super) struct Client {
     pub(super) reads: bool,
     pub(super) answers: bool,
     next_id: u64,
+    pub(super) tls: Option<TlsClient>,
 }
 
 /// A client's compression: of one window in each direction, kept or forgotten as was agreed on.
@@ -81,7 +84,13 @@ impl Codec {
 }
 
 impl Client {
-    pub(super) fn new(core: usize, peer: PeerId, path: &str, subprotocol: &str) -> Self {
+    pub(super) fn new(
+        core: usize,
+        peer: PeerId,
+        path: &str,
+        subprotocol: &str,
+        tls: Option<TlsClient>,
+    ) -> Self {
         let handshake = ClientHandshake {
             host: "sim".to_owned(),
             path: path.to_owned(),
@@ -110,6 +119,7 @@ impl Client {
             reads: true,
             answers: true,
             next_id: 0,
+            tls,
         }
     }
 
@@ -154,18 +164,50 @@ impl Client {
         self.out.clear();
     }
 
+    /// Has these bytes stand in front of everything that it writes, which it has not begun.
+    pub(super) fn say_first(&mut self, bytes: &[u8]) {
+        if let Some(tls) = &mut self.tls {
+            return tls.say_first(bytes);
+        }
+        self.out.splice(0..0, bytes.iter().copied());
+    }
+
+    /// Adds a line to its request, behind which nothing has been queued yet.
+    pub(super) fn add_field(&mut self, line: &str) {
+        let end = self.out.len() - 2;
+        assert_eq!(&self.out[end..], b"\r\n");
+        let line = format!("{line}\r\n");
+        self.out.splice(end..end, line.into_bytes());
+    }
+
     pub(super) fn send(&mut self, opcode: OpCode, payload: &[u8]) {
         let mask = [0x11, 0x92, 0x7f, self.out.len() as u8];
         push_masked_frame(&mut self.out, opcode, payload, mask);
     }
 
-    pub(super) const fn has_more_to_say(&self) -> bool {
-        !self.out.is_empty()
+    /// Whether it was told that its address has too many: in words, or by an alert before its handshake.
+    pub(super) fn is_refused(&self) -> bool {
+        let denied = Some(AlertDescription::AccessDenied);
+        self.status == Some(429) || self.tls.as_ref().is_some_and(|tls| tls.alert == denied)
+    }
+
+    pub(super) fn has_more_to_say(&self) -> bool {
+        !self.out.is_empty() || self.tls.as_ref().is_some_and(TlsClient::has_more_to_say)
     }
 
     /// Forgets the last byte of what was to be written.
     pub(super) fn cut_off_the_end(&mut self) {
         self.out.pop();
+    }
+
+    /// Takes the last byte back of what was to be written.
+    pub(super) fn keep_back_the_end(&mut self) -> Vec<u8> {
+        self.out.pop().into_iter().collect()
+    }
+
+    /// Adds bytes to what is to be written.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
     }
 
     pub(super) fn text(&mut self, payload: &str) {
@@ -232,13 +274,20 @@ impl Client {
         }
         let mut busy = false;
         if !self.out.is_empty() && (self.ws.is_some() || self.opening.is_empty()) {
-            match kernel.peer_write(self.peer, &self.out) {
-                Ok(n) => {
-                    busy |= n > 0;
-                    self.out.drain(..n);
+            if let Some(tls) = &mut self.tls {
+                tls.say(&mut self.out);
+            } else {
+                match kernel.peer_write(self.peer, &self.out) {
+                    Ok(n) => {
+                        busy |= n > 0;
+                        self.out.drain(..n);
+                    }
+                    Err(_) => self.out.clear(),
                 }
-                Err(_) => self.out.clear(),
             }
+        }
+        if let Some(tls) = &mut self.tls {
+            busy |= tls.write(kernel, self.peer);
         }
         if !self.reads || self.end.is_some() {
             return busy;
@@ -251,6 +300,9 @@ impl Client {
         };
         match kernel.peer_read(self.peer, &mut bytes, max) {
             PeerRead::Data(_) => {
+                if let Some(tls) = &mut self.tls {
+                    bytes = tls.read(&bytes);
+                }
                 self.on_bytes(bytes);
                 busy = true;
             }
@@ -266,7 +318,7 @@ impl Client {
 
     fn on_bytes(&mut self, bytes: Vec<u8>) {
         let mut bytes = bytes;
-        if self.status.is_some() {
+        if self.status.is_some() || bytes.is_empty() {
             return;
         }
         if self.ws.is_none() {
