@@ -99,7 +99,9 @@ fn ours(stream: &[u8], size: usize) -> (Vec<Seen>, Option<WsError>) {
             match connection.poll_event(&mut input) {
                 Ok(None) => break,
                 Err(error) => return (out, Some(error)),
-                Ok(Some(Event::Part(part))) => panic!("{part:?}: it does not relay"),
+                Ok(Some(event @ (Event::Part(_) | Event::Compressed(_)))) => {
+                    panic!("{event:?}: it does not relay, and nothing was agreed on")
+                }
                 Ok(Some(Event::Message(message))) => {
                     let payload = message.payload().to_vec();
                     out.push(match message.kind() {

@@ -86,7 +86,7 @@ fn whole(n: u32) -> Call {
             let chosen = black_box(upgrade.choose(&["tidegate.v1.json", "tidegate.v1.raw"]));
             black_box(chosen);
             out.clear();
-            write_switching_protocols(&mut out, upgrade.key(), Some("tidegate.v1.json"));
+            write_switching_protocols(&mut out, upgrade.key(), Some("tidegate.v1.json"), None);
             black_box(&mut out);
         }
     })

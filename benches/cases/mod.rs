@@ -5,6 +5,7 @@
 //! generators. It does not know how it is measured.
 
 mod base;
+mod deflate;
 mod engine;
 mod envelope;
 mod frames;
@@ -39,6 +40,7 @@ impl Case {
 pub(crate) fn all() -> Vec<Case> {
     [
         frames::CASES,
+        deflate::CASES,
         handshake::CASES,
         envelope::CASES,
         session::CASES,

@@ -84,10 +84,14 @@ counters! {
     addresses_known,
     /// Bytes of memory that this core's clients take, as reckoned for `limits.memory_budget`.
     memory_used_bytes,
+    /// Bytes that context takeover may take for this core's connections.
+    deflate_takeover_bytes,
     /// Connections accepted.
     accepted_total,
     /// Failed accepts, by any error.
     accept_errors_total,
+    /// Connections that their peer had reset before they were taken up.
+    gone_at_accept_total,
     /// Handshakes that ended in a WebSocket.
     upgraded_total,
     /// Requests refused with a 4xx or 5xx status.
@@ -102,6 +106,15 @@ counters! {
     refused_ip_connections_total,
     /// Connections refused with 429 because of `limits.handshakes_per_ip_per_second`.
     refused_ip_handshakes_total,
+    /// PROXY headers read.
+    proxy_headers_total,
+    /// Connections from `server.proxy_protocol` closed because they began with no PROXY header, or a
+    /// malformed one.
+    proxy_headers_refused_total,
+    /// Requests from `server.trusted_proxies` whose client a header named.
+    forwarded_total,
+    /// Requests from `server.trusted_proxies` refused with 400 because that header was malformed.
+    forwarded_refused_total,
     /// Heads that were not complete in time.
     handshake_timeouts_total,
     /// TLS handshakes completed.
@@ -167,8 +180,34 @@ counters! {
     data_too_large_total,
     /// Clients closed with 1009 because of `limits.message_bytes_max`.
     messages_too_big_total,
+    /// Clients closed with 1008 because of `limits.message_timeout`.
+    message_timeouts_total,
     /// Requests refused because of `limits.head_bytes_max`, `headers_max` or `target_bytes_max`.
     heads_too_large_total,
+    /// Handshakes that agreed on compression.
+    deflate_agreed_total,
+    /// Of these, those without a context takeover that was offered and is configured, for its memory.
+    deflate_takeover_refused_total,
+    /// Compressed messages received.
+    deflate_in_messages_total,
+    /// Their bytes on the wire.
+    deflate_in_wire_bytes_total,
+    /// What came out of them, in bytes.
+    deflate_in_message_bytes_total,
+    /// Clients closed with 1009 because more would have come out of a message than it may be long.
+    deflate_bombs_total,
+    /// Clients closed with 1007 because a compressed message was not DEFLATE data.
+    deflate_invalid_total,
+    /// Messages compressed for clients; one for a room counts once.
+    deflate_out_messages_total,
+    /// Their bytes before.
+    deflate_out_message_bytes_total,
+    /// Their bytes after.
+    deflate_out_wire_bytes_total,
+    /// Messages that compressing did not make smaller; they went as they are.
+    deflate_not_smaller_total,
+    /// Messages sent as they are because the core had compressed enough in that turn.
+    deflate_gave_way_total,
     /// Room messages dropped from a slow client's queue to make room for newer ones.
     dropped_oldest_total,
     /// Room messages dropped as they came, a slow client's queue being full.
@@ -193,6 +232,8 @@ counters! {
     throttled_total,
     /// Clients closed with 1008 because of `limits.control_frames_per_second`.
     control_floods_total,
+    /// Connections reset because they went on sending after their end.
+    sent_after_end_total,
     /// Clients closed with 4006 at the end of `limits.connection_lifetime`.
     lifetimes_total,
     /// Clients closed because the core's memory budget was nearly used up.

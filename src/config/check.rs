@@ -5,7 +5,7 @@ mod tls;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Config, ConfigError, Delivery, Limits, RouteLimits, SlowClient,
+    ClientAddress, Config, ConfigError, Delivery, Limits, RouteLimits, SlowClient,
     catalogue::{Entry, ROOT, catalogue},
     rooms::fits,
     schema::{Leaf, Node},
@@ -127,6 +127,24 @@ impl Config {
         let is_name = server.node.len() <= 255 && !server.node.contains(char::is_control);
         checks.check(is_name, &["server.node"], || {
             "server.node must be at most 255 bytes without control characters".to_owned()
+        });
+        let (named_by, proxies) = (server.client_address, &server.trusted_proxies);
+        let keys = ["server.client_address", "server.trusted_proxies"];
+        let is_believed = named_by == ClientAddress::Peer || !proxies.is_empty();
+        checks.check(is_believed, &keys, || {
+            format!(
+                "server.client_address = {} believes nobody while server.trusted_proxies is empty; \
+                 expected the networks of your proxies there",
+                named_by.to_toml()
+            )
+        });
+        let is_asked = named_by != ClientAddress::Peer || proxies.is_empty();
+        checks.check(is_asked, &[keys[1], keys[0]], || {
+            format!(
+                "server.trusted_proxies = {} does nothing while server.client_address is \"peer\"; \
+                 expected \"forwarded\" or \"x-forwarded-for\" there",
+                proxies.to_toml()
+            )
         });
     }
 

@@ -8,8 +8,9 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    AllPublishBy, ByteSize, ClientAuth, ClientUser, Delivery, Drain, Engine, EngineKind, Limits,
-    Listen, Log, LogFormat, PublishBy, Rooms, Server, SlowClient, Span, Tls, TlsVersion,
+    AllPublishBy, ByteSize, ClientAddress, ClientAuth, ClientUser, Deflate, Delivery, Drain,
+    Engine, EngineKind, Limits, Listen, Log, LogFormat, PublishBy, Rooms, Server, SlowClient, Span,
+    Tls, TlsVersion,
 };
 
 const KIB: usize = 1024;
@@ -25,6 +26,9 @@ impl Default for Server {
             listen: Listen(vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080)]),
             cores: "all".to_owned(),
             node: String::new(),
+            proxy_protocol: Vec::new(),
+            client_address: ClientAddress::Peer,
+            trusted_proxies: Vec::new(),
             backlog: 4096,
             demo: false,
             reload_on_change: true,
@@ -57,6 +61,7 @@ impl Default for Limits {
         ];
         Self {
             message_bytes_max: ByteSize(64 * KIB),
+            message_timeout: seconds(60),
             messages_per_second: 100,
             messages_burst: 200,
             rate_breaches_max: 10,
@@ -116,6 +121,23 @@ impl Default for Engine {
             accept_batch: 256,
             busy_poll: seconds(0),
             coalesce: ByteSize(KIB),
+        }
+    }
+}
+
+impl Default for Deflate {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            message_bytes_min: ByteSize(KIB),
+            binary: false,
+            level: 6,
+            window_bits: 15,
+            mem_level: 8,
+            server_context_takeover: false,
+            client_context_takeover: false,
+            takeover_bytes_per_connection: ByteSize(320 * KIB),
+            takeover_bytes_per_core: ByteSize(64 * MIB),
         }
     }
 }

@@ -35,7 +35,8 @@ pub use rooms::{Delivery, PublishBy, RoomMatch, RoomOptions, Rooms, SlowClient};
 pub use routes::{DEMO_SLOW_PATH, Mode, Route, RouteLimits};
 pub use schema::{Key, Kind, Reload};
 pub use sections::{
-    Admin, AllPublishBy, Drain, Engine, EngineKind, Limits, Listen, Log, LogFormat, Server,
+    Admin, AllPublishBy, ClientAddress, Deflate, Drain, Engine, EngineKind, Limits, Listen, Log,
+    LogFormat, Server,
 };
 pub use tls::{ClientAuth, ClientUser, Tls, TlsCertificate, TlsVersion};
 pub use units::{ByteSize, Span};
@@ -56,6 +57,8 @@ table! {
         pub rooms: Rooms = Open;
         /// What is served where; none is the default set.
         pub routes: Vec<Route> = Open;
+        /// What is compressed, and how.
+        pub deflate: Deflate = Open;
         /// Which engine, and its sizes on each core.
         pub engine: Engine = Open;
         /// How the gateway ends.

@@ -18,6 +18,8 @@ table! {
         pub mode: Mode = New;
         /// The close code of a drain; 1006 ends the connection without a close frame.
         pub drain_close_code: Option<u16> = Open;
+        /// Whether compression is agreed on there.
+        pub deflate: Option<bool> = New replaces "deflate.enabled";
         /// What differs from `[limits]` there.
         pub limits: RouteLimits = Open;
     }
@@ -62,6 +64,7 @@ macro_rules! route_limits {
 
 route_limits! {
     message_bytes_max: ByteSize = New, "limits.message_bytes_max";
+    message_timeout: Span = Open, "limits.message_timeout";
     messages_per_second: u32 = Open, "limits.messages_per_second";
     messages_burst: u32 = Open, "limits.messages_burst";
     rate_breaches_max: u32 = Open, "limits.rate_breaches_max";
@@ -90,6 +93,15 @@ impl Config {
         self.server.demo && self.routes.is_empty()
     }
 
+    /// Whether compression may be agreed on at some route.
+    pub fn deflates_somewhere(&self) -> bool {
+        let mut own = self.routes.iter().map(|route| route.deflate);
+        match self.deflate.enabled {
+            true => self.routes.is_empty() || own.any(|own| own != Some(false)),
+            false => own.any(|own| own == Some(true)),
+        }
+    }
+
     /// What is served where: as configured, or `/ws` and, for a demo, `/echo` and what the page
     /// shows a slow client with.
     pub fn effective_routes(&self) -> Vec<Route> {
@@ -100,6 +112,7 @@ impl Config {
             path: path.to_owned(),
             mode,
             drain_close_code: None,
+            deflate: None,
             limits: RouteLimits::default(),
         };
         let mut routes = vec![route("/ws", Mode::Rooms)];
@@ -139,6 +152,21 @@ mod tests {
         let limits = own.over(&Limits::default());
         assert_eq!(limits.messages_per_second, 7);
         assert_eq!(limits.messages_burst, Limits::default().messages_burst);
+    }
+
+    #[test]
+    fn a_route_decides_on_its_compression() {
+        let mut config = Config::default();
+        assert!(config.deflates_somewhere());
+        config.routes = config.effective_routes();
+        assert!(config.deflates_somewhere());
+        config.routes[0].deflate = Some(false);
+        assert!(!config.deflates_somewhere());
+        config.deflate.enabled = false;
+        config.routes[0].deflate = None;
+        assert!(!config.deflates_somewhere());
+        config.routes[0].deflate = Some(true);
+        assert!(config.deflates_somewhere());
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use super::{
-    AllPublishBy, ByteSize, ClientAuth, ClientUser, Delivery, EngineKind, Listen, LogFormat, Mode,
-    PublishBy, SlowClient, Span, TlsVersion,
+    AllPublishBy, ByteSize, ClientAddress, ClientAuth, ClientUser, Delivery, EngineKind, Listen,
+    LogFormat, Mode, PublishBy, SlowClient, Span, TlsVersion,
     schema::{Kind, Leaf},
 };
 
@@ -147,6 +147,9 @@ macro_rules! words {
 
 words! {
     AllPublishBy: "\"nobody\" or \"anyone\"" { Nobody = "nobody", Anyone = "anyone" }
+    ClientAddress: "\"peer\", \"forwarded\" or \"x-forwarded-for\"" {
+        Peer = "peer", Forwarded = "forwarded", XForwardedFor = "x-forwarded-for"
+    }
     PublishBy: "\"members\", \"anyone\" or \"backend\"" {
         Members = "members", Anyone = "anyone", Backend = "backend"
     }

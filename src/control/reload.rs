@@ -460,7 +460,7 @@ impl Change {
     fn between(running: &Config, mut next: Config) -> Self {
         let mut needs = Vec::new();
         keep!(needs, "server", &running.server => next.server,
-            Server { listen, cores, node, backlog, reload_on_change; demo });
+            Server { listen, cores, node, backlog, reload_on_change; demo, proxy_protocol, client_address, trusted_proxies });
         keep!(needs, "tls", &running.tls => next.tls,
             Tls { listen; min_version, handshake_timeout, ticket_lifetime, buffered, client_auth, client_ca,
                 client_user, certificates });

@@ -318,6 +318,7 @@ impl Rooms<'_> {
         }
         let local = self.hub.edge_mut().begin_join(room, to, session);
         let (client, user, encoding) = (session.client, session.user.clone(), session.encoding);
+        let takes_deflated = session.takes_deflated;
         let Some(local_room) = self.hub.edge().get(local) else {
             return;
         };
@@ -327,6 +328,7 @@ impl Rooms<'_> {
             client,
             user,
             encoding,
+            takes_deflated,
             state,
             presence,
             since,

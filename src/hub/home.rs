@@ -27,14 +27,17 @@ use super::{
 use crate::{
     base::{
         ids::{ClientId, CoreId, Encoding},
-        limits::{PRESENCE_LIST_BYTES_MAX, PRESENCE_LIST_MAX},
+        limits::{PRESENCE_LIST_BYTES_MAX, PRESENCE_LIST_MAX, TURN_DEFLATE_BYTES_MAX},
         rng::Rng,
         slab::Slab,
         time::Now,
     },
     config::{Config, RoomOptions},
-    proto::envelope::{CommandError, ErrorCode},
-    session::LocalRoomKey,
+    proto::{
+        envelope::{CommandError, ErrorCode},
+        ws::deflate::{Compression, Tally},
+    },
+    session::{LocalRoomKey, deflate},
 };
 
 /// The rooms that have this core as their home.
@@ -47,6 +50,9 @@ pub struct Homes {
     by_name: HashMap<Arc<str>, HomeRoomKey, ahash::RandomState>,
     all_room: Option<HomeRoomKey>,
     rng: Rng,
+    /// Whether some client may take compressed frames.
+    deflates: bool,
+    compression: Compression,
     published: u64,
     announcements_suppressed: u64,
     coalesced: u64,
@@ -77,6 +83,8 @@ struct Interest {
     local: LocalRoomKey,
     /// Members there, by encoding.
     members: [u32; Encoding::COUNT],
+    /// Of these, those that take compressed frames.
+    deflating: [u32; Encoding::COUNT],
 }
 
 impl Room {
@@ -102,6 +110,7 @@ impl Room {
                     core,
                     local,
                     members: [0; Encoding::COUNT],
+                    deflating: [0; Encoding::COUNT],
                 });
                 self.interested.len() - 1
             }
@@ -116,6 +125,12 @@ impl Room {
         self.interested
             .iter()
             .any(|i| i.members[encoding.index()] > 0)
+    }
+
+    fn wants_deflated(&self, encoding: Encoding) -> bool {
+        self.interested
+            .iter()
+            .any(|i| i.deflating[encoding.index()] > 0)
     }
 
     fn has_room_everywhere(&self, cost: u64, windows: &Windows) -> bool {
@@ -134,13 +149,22 @@ impl Room {
     ) {
         for interest in &self.interested {
             let mut mine = Frames {
+                more: frames.more,
                 kind: frames.kind.clone(),
                 ..Frames::default()
             };
             let mut bytes = 0;
             for encoding in Encoding::ALL {
                 let index = encoding.index();
-                if interest.members[index] > 0 {
+                let (all, deflating) = (interest.members[index], interest.deflating[index]);
+                let deflated = frames.deflated.as_ref().and_then(|all| all[index].as_ref());
+                let deflated = deflated.filter(|_| deflating > 0);
+                if let Some(frame) = deflated {
+                    bytes += frame.len();
+                    mine.deflated.get_or_insert_default()[index] = Some(frame.clone());
+                }
+                let takes_all = deflated.is_some() && all == deflating;
+                if all > 0 && !takes_all {
                     mine.by_encoding[index].clone_from(&frames.by_encoding[index]);
                     bytes += mine.by_encoding[index].as_ref().map_or(0, Bytes::len);
                 }
@@ -193,7 +217,11 @@ impl Room {
 impl Homes {
     /// No rooms.
     pub fn new(config: Arc<Config>, rng: Rng) -> Self {
+        let mut compression = Compression::new(deflate::settings(&config.deflate));
+        compression.allow(TURN_DEFLATE_BYTES_MAX);
         Self {
+            deflates: config.deflates_somewhere(),
+            compression,
             config,
             revision: 0,
             rooms: Slab::new(0),
@@ -210,8 +238,11 @@ impl Homes {
     /// Opens the reserved room that every core always wants to hear, under `local` on each.
     pub fn open_all_room(&mut self, cores: u16, local: LocalRoomKey) {
         let mut room = self.new_room(Arc::from(ALL_ROOM));
+        // Who is there, no home knows: one of either kind stands for all.
         for core in 0..cores {
-            room.interest(core, local).members[Encoding::Json.index()] = 1;
+            let interest = room.interest(core, local);
+            interest.members[Encoding::Json.index()] = 2;
+            interest.deflating[Encoding::Json.index()] = 1;
         }
         let name = Arc::clone(&room.name);
         let key = self.rooms.insert(room);
@@ -221,8 +252,29 @@ impl Homes {
 
     /// See [`Hub::set_config`](super::Hub::set_config).
     pub fn set_config(&mut self, config: Arc<Config>) {
+        self.deflates = config.deflates_somewhere();
         self.config = config;
         self.revision = self.revision.wrapping_add(1);
+    }
+
+    /// A turn begins: so many bytes may be compressed in it.
+    pub(super) const fn allow_compression(&mut self, bytes: usize) {
+        self.compression.allow(bytes);
+    }
+
+    /// What was compressed since the start.
+    pub(super) const fn compressed(&self) -> Tally {
+        self.compression.tally()
+    }
+
+    /// Bytes of memory that compressing takes.
+    pub(super) const fn compression_bytes(&self) -> usize {
+        self.compression.memory_bytes()
+    }
+
+    /// Gives the memory back that compressing takes.
+    pub(super) fn trim(&mut self) {
+        self.compression.trim();
     }
 
     fn new_room(&mut self, name: Arc<str>) -> Room {
@@ -324,6 +376,7 @@ impl Homes {
             room.members.insert(Member {
                 client: join.client,
                 encoding: join.encoding,
+                takes_deflated: join.takes_deflated,
                 user: join.user.clone(),
                 state: join.state.clone().map(Box::new),
                 since: now.unix_ms,
@@ -336,7 +389,9 @@ impl Homes {
                 let frames = announcement(room, "user_joined", join.client, &join.user, None);
                 room.deliver(frames, None, windows, out);
             }
-            room.interest(from, join.local).members[join.encoding.index()] += 1;
+            let interest = room.interest(from, join.local);
+            interest.members[join.encoding.index()] += 1;
+            interest.deflating[join.encoding.index()] += u32::from(join.takes_deflated);
         } else if let Some(state) = &join.state
             && let Some(member) = room.members.get_mut(join.client)
         {
@@ -396,6 +451,7 @@ impl Homes {
         if let Some(index) = room.interested.iter().position(|i| i.core == from) {
             let interest = &mut room.interested[index];
             interest.members[member.encoding.index()] -= 1;
+            interest.deflating[member.encoding.index()] -= u32::from(member.takes_deflated);
             if interest.members.iter().all(|n| *n == 0) {
                 room.interested.swap_remove(index);
             }

@@ -41,6 +41,7 @@ use crate::{
         time::Now,
     },
     config::{Config, RoomOptions},
+    proto::ws::deflate::Tally,
 };
 
 /// The reserved room that every client is in.
@@ -261,6 +262,26 @@ impl Hub {
         let _guard = AbortOnUnwind;
         self.homes
             .publish(now, self.core, publish, &mut self.windows, out);
+    }
+
+    /// A turn begins: so many bytes of messages may be compressed in it.
+    pub const fn allow_compression(&mut self, bytes: usize) {
+        self.homes.allow_compression(bytes);
+    }
+
+    /// What was compressed for rooms since the start.
+    pub const fn compressed(&self) -> Tally {
+        self.homes.compressed()
+    }
+
+    /// Bytes of memory that compressing takes.
+    pub const fn compression_bytes(&self) -> usize {
+        self.homes.compression_bytes()
+    }
+
+    /// Gives back the memory that is not needed for longer than a moment.
+    pub fn trim(&mut self) {
+        self.homes.trim();
     }
 
     /// `to` has handed out deliveries of this many bytes.

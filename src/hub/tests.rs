@@ -1,5 +1,6 @@
 //! One hub by itself: what it says to whom, and what it refuses.
 
+mod deflate;
 mod options;
 
 use bytes::Bytes;
@@ -64,6 +65,7 @@ fn join(n: u32) -> Request {
         client: client(n),
         user: Some(Arc::from("u")),
         encoding: Encoding::Json,
+        takes_deflated: false,
         state: None,
         presence: false,
         since: None,

@@ -88,6 +88,8 @@ pub struct Join {
     pub user: Option<Arc<str>>,
     /// How its messages are written.
     pub encoding: Encoding,
+    /// Whether it takes compressed frames.
+    pub takes_deflated: bool,
     /// Its presence state, as JSON.
     pub state: Option<Bytes>,
     /// Whether the answer lists the members.
@@ -347,6 +349,12 @@ impl Delivery {
 pub struct Frames {
     /// By [`Encoding::index`].
     pub by_encoding: [Option<Bytes>; Encoding::COUNT],
+    /// The same, compressed, where that makes it smaller and someone takes it so. In a box, as few
+    /// messages have it and all are moved about.
+    pub deflated: Option<Box<[Option<Bytes>; Encoding::COUNT]>>,
+    /// How many messages stand behind the first of each: where several went out as one, raw members get
+    /// them all, the others a batch.
+    pub more: [u32; Encoding::COUNT],
     /// What it is worth to a member that does not keep up.
     pub kind: FrameKind,
 }

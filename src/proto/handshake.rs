@@ -12,8 +12,10 @@ use smallvec::SmallVec;
 use super::http1::{Head, Response, is_token, list_elements, write_field};
 
 mod client;
+mod extensions;
 
-pub use client::ClientHandshake;
+pub use client::{Accepted, ClientHandshake};
+pub use extensions::{EXTENSIONS_MAX, Extension, Param, read_extensions};
 
 /// A valid request to upgrade (RFC 6455 §4.2.1), borrowed from its head.
 ///
@@ -21,6 +23,7 @@ pub use client::ClientHandshake;
 pub struct Upgrade<'a> {
     key: &'a str,
     subprotocols: SmallVec<[&'a str; 4]>,
+    extensions: Vec<Extension<'a>>,
 }
 
 impl<'a> Upgrade<'a> {
@@ -55,7 +58,12 @@ impl<'a> Upgrade<'a> {
             (Some(_), Some(_)) => return Err(HandshakeError::RepeatedKey),
         };
         let subprotocols = read_subprotocols(head)?;
-        Ok(Self { key, subprotocols })
+        let extensions = read_extensions(head.header_values("sec-websocket-extensions"))?;
+        Ok(Self {
+            key,
+            subprotocols,
+            extensions,
+        })
     }
 
     /// `Sec-WebSocket-Key` as sent: 24 characters.
@@ -68,6 +76,12 @@ impl<'a> Upgrade<'a> {
     /// tokens. Those that start with [`SESSION_PREFIX`] are among them.
     pub fn subprotocols(&self) -> impl Iterator<Item = &'a str> {
         self.subprotocols.iter().copied()
+    }
+
+    /// The extensions offered, in the client's order of preference.
+    #[must_use]
+    pub fn extensions(&self) -> &[Extension<'a>] {
+        &self.extensions
     }
 
     /// Picks the first offered subprotocol that is `known` (RFC 6455 §4.2.2 item 5).
@@ -139,6 +153,9 @@ pub enum HandshakeError {
     /// More than [`SUBPROTOCOLS_MAX`] entries.
     #[error("the Sec-WebSocket-Protocol header has too many entries")]
     TooManySubprotocols,
+    /// `Sec-WebSocket-Extensions` is no list of extensions, or too long a one (RFC 6455 §9.1).
+    #[error("the Sec-WebSocket-Extensions header is malformed")]
+    InvalidExtensions,
     /// The response is not one of HTTP/1.1.
     #[error("the server's response is malformed")]
     ResponseMalformed,
@@ -155,7 +172,7 @@ pub enum HandshakeError {
     #[error("the server's Sec-WebSocket-Accept does not belong to the key")]
     InvalidAccept,
     /// An extension that was not asked for (RFC 6455 §4.1).
-    #[error("the server uses an extension that was not requested")]
+    #[error("the server uses an extension, or parameters of one, that were not requested")]
     UnrequestedExtension,
     /// A subprotocol that was not offered, or several (RFC 6455 §4.1).
     #[error("the server chose a subprotocol that was not offered")]
@@ -176,7 +193,8 @@ impl HandshakeError {
             | Self::InvalidKey
             | Self::InvalidSubprotocol
             | Self::RepeatedSubprotocol
-            | Self::TooManySubprotocols => 400,
+            | Self::TooManySubprotocols
+            | Self::InvalidExtensions => 400,
             _ => 502,
         }
     }
@@ -213,8 +231,13 @@ pub fn accept_key(key: &str) -> [u8; 28] {
 
 /// Appends the response that completes the server's handshake (RFC 6455 §4.2.2 item 5).
 ///
-/// `subprotocol` is the one chosen among those offered.
-pub fn write_switching_protocols(out: &mut Vec<u8>, key: &str, subprotocol: Option<&str>) {
+/// `subprotocol` is the one chosen among those offered, `extensions` what is answered to the offers.
+pub fn write_switching_protocols(
+    out: &mut Vec<u8>,
+    key: &str,
+    subprotocol: Option<&str>,
+    extensions: Option<&str>,
+) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\n\
           Upgrade: websocket\r\n\
@@ -225,6 +248,9 @@ pub fn write_switching_protocols(out: &mut Vec<u8>, key: &str, subprotocol: Opti
     out.extend_from_slice(b"\r\n");
     if let Some(subprotocol) = subprotocol {
         write_field(out, "Sec-WebSocket-Protocol", subprotocol);
+    }
+    if let Some(extensions) = extensions {
+        write_field(out, "Sec-WebSocket-Extensions", extensions);
     }
     out.extend_from_slice(b"\r\n");
 }

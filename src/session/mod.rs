@@ -4,6 +4,7 @@
 //! its [`outbound`] queue.
 
 pub mod addresses;
+pub mod deflate;
 pub mod outbound;
 pub mod rates;
 
@@ -65,6 +66,8 @@ pub struct Session {
     pub user: Option<Arc<str>>,
     /// How its messages are written.
     pub encoding: Encoding,
+    /// Whether its transport takes frames that were compressed for all of a room.
+    pub takes_deflated: bool,
     /// The transport that serves it now.
     pub transport: Key,
     /// Its rooms, without the reserved one that everyone is in.
@@ -85,6 +88,7 @@ impl Session {
             client,
             user,
             encoding,
+            takes_deflated: false,
             transport,
             rooms: SmallVec::new_const(),
             directs: 0,

@@ -1,6 +1,9 @@
 //! One connection of a worker, from its first byte to its last.
 //!
 //! ```text
+//! Preface                                (only from balancers that send a PROXY header)
+//!    │ a PROXY header, an address that is let in
+//!    ▼
 //!   Head ──101──▶ Open ──our close──▶ Closing ──the peer's close──▶ Lingering ──▶ gone
 //!    │             │                                                    ▲
 //!    │             └──the peer's close, a breach of RFC 6455────────────┤
@@ -28,7 +31,11 @@ use crate::{
         wheel::TimerKey,
     },
     engine::ConnKey,
-    proto::{http1::HeadReader, ws::Connection},
+    proto::{
+        http1::HeadReader,
+        proxy_header::ProxyHeaderReader,
+        ws::{Connection, deflate::Takeover},
+    },
     session::{outbound::Outbound, rates::Rates},
 };
 
@@ -38,7 +45,7 @@ use crate::{
 pub(super) struct Conn {
     pub(super) state: State,
     pub(super) outbound: Outbound,
-    rare: Option<Box<Rare>>,
+    pub(super) rare: Option<Box<Rare>>,
     /// Of its key.
     generation: u32,
     pub(super) last_read: Instant,
@@ -62,6 +69,8 @@ pub(super) struct Conn {
     pub(super) route: RouteId,
     /// Seconds after which it is told to come back.
     pub(super) retry_after: u16,
+    /// The window that messages to it may be compressed with; 0 if nothing was agreed on.
+    pub(super) deflate_bits: u8,
     pub(super) receive: Receive,
     pub(super) ping: Ping,
     pub(super) sending: bool,
@@ -72,8 +81,10 @@ pub(super) struct Conn {
     pub(super) is_draining: bool,
     /// It was refused before its request was read.
     pub(super) is_refused: bool,
-    /// It counts among its address's connections.
-    pub(super) is_counted: bool,
+    /// Whether it counts among its address's connections.
+    pub(super) counting: Counting,
+    /// It was closed to free the memory that it takes.
+    pub(super) is_leaving: bool,
     /// It is listed among those with a backlog.
     pub(super) is_backlogged: bool,
     /// It asked for pings as messages.
@@ -101,6 +112,8 @@ pub(super) struct Rare {
     pub(super) unsent_at: Instant,
     /// What it speaks TLS with: for few connections or for all.
     pub(super) tls: Option<Box<Tls>>,
+    /// What it keeps to compress and decompress; as long as it lives.
+    pub(super) takeover: Option<Box<Takeover>>,
 }
 
 /// A message's own buffer, lent for receiving.
@@ -123,8 +136,17 @@ pub(super) enum Peer {
     V6(Box<SocketAddrV6>),
 }
 
+/// Whether a connection counts among those of [`Conn::peer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counting {
+    Not,
+    /// Its request tells whose it is: it comes from a trusted proxy.
+    Awaited,
+    Counted,
+}
+
 impl Peer {
-    fn new(address: Option<SocketAddr>) -> Self {
+    pub(super) fn new(address: Option<SocketAddr>) -> Self {
         match address {
             None => Self::Unknown,
             Some(SocketAddr::V4(v4)) => Self::V4(*v4.ip(), v4.port()),
@@ -144,12 +166,18 @@ impl Peer {
 
 #[derive(Debug)]
 pub(super) enum State {
+    /// Its PROXY header is not complete.
+    Preface(ProxyHeaderReader),
     /// Its request head is not complete.
     Head(HeadReader),
     /// A WebSocket.
     Open { ws: Connection, mode: Mode },
     /// A WebSocket that was sent a close frame and has not answered.
-    Closing { ws: Connection },
+    Closing {
+        ws: Connection,
+        /// Input since, in bytes.
+        discarded: usize,
+    },
     /// Nothing is read any more but the end.
     Lingering {
         /// Input thrown away so far, in bytes.
@@ -195,7 +223,20 @@ pub(super) enum Ping {
 #[derive(Debug)]
 pub(super) struct Stall {
     pub(super) bytes: Vec<u8>,
+    /// How many of them have been looked at.
+    pub(super) at: usize,
     pub(super) cause: StallCause,
+}
+
+impl Stall {
+    /// Gives the memory of what has been looked at back, once that is half of it.
+    pub(super) fn give_back(&mut self) {
+        if self.at > self.bytes.len() / 2 {
+            self.bytes.drain(..self.at);
+            self.bytes.shrink_to_fit();
+            self.at = 0;
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +247,8 @@ pub(super) enum StallCause {
     Backlog,
     /// It has had its share of this turn.
     Turn,
+    /// The core that counts its address is asked whether it is let in.
+    Admission,
 }
 
 impl Conn {
@@ -228,6 +271,7 @@ impl Conn {
             charged: 0,
             route: NO_ROUTE,
             retry_after: 0,
+            deflate_bits: 0,
             receive: Receive::Off,
             ping: Ping::None,
             sending: false,
@@ -235,7 +279,8 @@ impl Conn {
             ended: false,
             is_draining: false,
             is_refused: false,
-            is_counted: false,
+            counting: Counting::Not,
+            is_leaving: false,
             is_backlogged: false,
             app_heartbeat: false,
             drops_parts: false,
@@ -347,14 +392,15 @@ impl Conn {
 
     /// Whether its request is still to come.
     pub(super) const fn is_head(&self) -> bool {
-        matches!(self.state, State::Head(_))
+        matches!(self.state, State::Preface(_) | State::Head(_))
     }
 
     /// Bytes that it has sent in part, or that nobody has looked at yet.
     pub(super) fn input_bytes(&self) -> usize {
         let partial = match &self.state {
+            State::Preface(reader) => reader.buffered_bytes(),
             State::Head(reader) => reader.buffered_bytes(),
-            State::Open { ws, .. } | State::Closing { ws } => ws.buffered_bytes(),
+            State::Open { ws, .. } | State::Closing { ws, .. } => ws.buffered_bytes(),
             State::Lingering { .. } => 0,
         };
         let Some(rare) = &self.rare else {
@@ -415,6 +461,7 @@ impl Rare {
             && self.direct.capacity == 0
             && self.unsent == 0
             && self.tls.is_none()
+            && self.takeover.is_none()
     }
 }
 

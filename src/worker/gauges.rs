@@ -39,6 +39,7 @@ impl<E: Engine> Worker<E> {
         counters
             .coalesce_flushes_early_total
             .set(core.hub.flushed_early());
+        core.deflate.publish(counters, core.hub.compressed());
         let tally = core.spare.tally();
         counters.dropped_oldest_total.set(tally.dropped_oldest);
         counters.dropped_newest_total.set(tally.dropped_newest);

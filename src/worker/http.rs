@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::routes::{RouteId, Routes};
+use super::{
+    deflate::Deflate,
+    routes::{RouteId, Routes},
+};
 use crate::{
     base::{ids::Encoding, limits::USER_NAME_BYTES_MAX},
     config::Mode,
@@ -11,6 +14,7 @@ use crate::{
     proto::{
         handshake::{Subprotocol, Upgrade, write_switching_protocols},
         http1::{Head, Response, path_segments, query_pairs},
+        ws::deflate::Agreed,
     },
 };
 
@@ -27,6 +31,8 @@ pub(super) enum Decision {
         route: RouteId,
         /// With what.
         target: Target,
+        /// What was agreed on about compression.
+        deflate: Option<Agreed>,
     },
 }
 
@@ -49,9 +55,14 @@ const RAW: &str = "tidegate.v1.raw";
 const SUBPROTOCOLS: [&str; 2] = [JSON, RAW];
 
 /// Decides on a request. A gateway that is `stopping` names the seconds after which the next one
-/// may be asked.
-pub(super) fn decide(head: &Head<'_>, routes: &Routes, stopping: Option<u64>) -> Decision {
-    match try_decide(head, routes, stopping) {
+/// may be asked. `deflate` answers offers of compression.
+pub(super) fn decide(
+    head: &Head<'_>,
+    routes: &Routes,
+    deflate: &mut Deflate,
+    stopping: Option<u64>,
+) -> Decision {
+    match try_decide(head, routes, deflate, stopping) {
         Ok(decision) => decision,
         Err(response) => Decision::Respond(if head.method == "HEAD" {
             Box::new(response.without_body())
@@ -64,6 +75,7 @@ pub(super) fn decide(head: &Head<'_>, routes: &Routes, stopping: Option<u64>) ->
 fn try_decide(
     head: &Head<'_>,
     routes: &Routes,
+    deflate: &mut Deflate,
     stopping: Option<u64>,
 ) -> Result<Decision, Box<Response>> {
     let segments = path_segments(head.path).map_err(|e| bad_request(e.to_string()))?;
@@ -83,18 +95,28 @@ fn try_decide(
         return Err(Box::new(response));
     };
     let upgrade = accept(head, stopping)?;
-    match routes[route].mode {
-        Mode::Rooms => open_rooms(head, &upgrade, route, room),
-        Mode::Echo => {
-            let mut response = Vec::new();
-            write_switching_protocols(&mut response, upgrade.key(), None);
-            Ok(Decision::Upgrade {
-                response,
-                route,
-                target: Target::Echo,
-            })
-        }
-    }
+    let (target, subprotocol) = match routes[route].mode {
+        Mode::Rooms => open_rooms(head, &upgrade, room)?,
+        Mode::Echo => (Target::Echo, None),
+    };
+    let deflate = match routes[route].deflates && !upgrade.extensions().is_empty() {
+        true => deflate.agree(upgrade.extensions()),
+        false => None,
+    };
+    let extensions = deflate.map(|agreed| agreed.to_value());
+    let mut response = Vec::new();
+    write_switching_protocols(
+        &mut response,
+        upgrade.key(),
+        subprotocol,
+        extensions.as_deref(),
+    );
+    Ok(Decision::Upgrade {
+        response,
+        route,
+        target,
+        deflate,
+    })
 }
 
 fn probe(head: &Head<'_>, is_well: bool) -> Response {
@@ -121,9 +143,8 @@ fn accept<'a>(head: &Head<'a>, stopping: Option<u64>) -> Result<Upgrade<'a>, Box
 fn open_rooms(
     head: &Head<'_>,
     upgrade: &Upgrade<'_>,
-    route: RouteId,
     room_in_path: Option<&str>,
-) -> Result<Decision, Box<Response>> {
+) -> Result<(Target, Option<&'static str>), Box<Response>> {
     let (encoding, subprotocol) = match upgrade.choose(&SUBPROTOCOLS) {
         Subprotocol::NoneOffered => (Encoding::Json, None),
         Subprotocol::Chosen(RAW) => (Encoding::Raw, Some(RAW)),
@@ -169,18 +190,13 @@ fn open_rooms(
             ));
         }
     };
-    let mut response = Vec::new();
-    write_switching_protocols(&mut response, upgrade.key(), subprotocol);
-    Ok(Decision::Upgrade {
-        response,
-        route,
-        target: Target::Rooms {
-            encoding,
-            user,
-            room,
-            app_heartbeat,
-        },
-    })
+    let target = Target::Rooms {
+        encoding,
+        user,
+        room,
+        app_heartbeat,
+    };
+    Ok((target, subprotocol))
 }
 
 /// What `?heartbeat=` asks for: `app` is a ping as a message, for clients that never see frames.

@@ -1,20 +1,26 @@
 //! What clients send: heads, frames, and what follows from them.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use tracing::{debug, info};
 
 use super::{
     Action, Core,
-    conn::{DirectLoan, Mode, Receive, Stall, StallCause, State},
+    conn::{Counting, DirectLoan, Mode, Receive, StallCause, State},
+    deflate::{Recipient, inflate},
     http::{Decision, Target, decide},
+    origin::named_client,
     proof::proven,
     routes::{Route, RouteId},
 };
 use crate::{
     base::{
         ids::{ClientId, Encoding, SessionKey},
-        limits::{DIRECT_RECEIVE_BYTES_MIN, LINGER_BYTES_MAX},
+        limits::{
+            CLOSING_BYTES_MAX, DIRECT_RECEIVE_BYTES_MIN, FRAGMENT_COST_BYTES,
+            FRAGMENTS_PER_MESSAGE, FRAGMENTS_PER_PAUSE, INFLATED_BYTES_PER_MESSAGE,
+            LINGER_BYTES_MAX,
+        },
         segments::Lent,
     },
     engine::{CloseMode, ConnKey, Lender},
@@ -24,7 +30,7 @@ use crate::{
         http1::Response,
         ws::{
             CloseCode, Connection, Direct, Event, Input, Message, OpCode, Part, Role, WsError,
-            header::push_frame,
+            deflate::Agreed, header::push_frame,
         },
     },
     session::{
@@ -75,7 +81,7 @@ impl Core {
             return;
         };
         state.last_read = self.now.mono;
-        if !DECRYPTED && state.is_tls {
+        if !DECRYPTED && state.is_tls && state.tls().is_some() {
             return self.on_tls_bytes(conn, bytes);
         }
         if let Some(stall) = state.stalled() {
@@ -83,18 +89,32 @@ impl Core {
             return;
         }
         match &mut state.state {
+            State::Preface(_) => self.on_preface_bytes(conn, bytes),
             State::Head(_) => self.on_head_bytes(conn, bytes),
-            State::Open { .. } | State::Closing { .. } => self.feed(conn, None, bytes, lender),
+            State::Open { .. } => self.feed(conn, None, bytes, lender),
+            State::Closing { discarded, .. } => {
+                *discarded += bytes.len();
+                if *discarded > CLOSING_BYTES_MAX {
+                    return self.cut_off(conn);
+                }
+                self.feed(conn, None, bytes, lender);
+            }
             State::Lingering { discarded, .. } => {
                 *discarded += bytes.len();
                 if *discarded > LINGER_BYTES_MAX {
-                    self.drop_conn(conn, CloseMode::Reset);
+                    self.cut_off(conn);
                 }
             }
         }
     }
 
-    fn on_head_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
+    /// It does not stop sending, although its end has come.
+    fn cut_off(&mut self, conn: ConnKey) {
+        self.counters.sent_after_end_total.inc();
+        self.drop_conn(conn, CloseMode::Reset);
+    }
+
+    pub(super) fn on_head_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
         let stopping = self.is_draining().then(|| self.retry_after());
         let short_of_credit = self.mesh.is_short_of_credit();
         let Some(state) = self.conns.get_mut(conn) else {
@@ -107,14 +127,28 @@ impl Core {
         {
             return self.on_tls_on_plain(conn);
         }
+        let is_awaited = state.counting == Counting::Awaited;
+        let mut named = None;
         let decided = match reader.handle_input(bytes, &self.head_limits) {
             Ok(None) => return,
-            Ok(Some((head, used))) => Ok((decide(&head, &self.routes, stopping), used)),
+            Ok(Some((head, used))) => {
+                let deflate = &mut self.deflate;
+                named = is_awaited.then(|| named_client(&head, &self.config.server));
+                Ok((decide(&head, &self.routes, deflate, stopping), used))
+            }
             Err(error) => Err(Response::new(error.status()).body(error.to_string())),
         };
         let (decision, used) = match decided {
             Ok(decided) => decided,
             Err(response) => return self.respond(conn, &response),
+        };
+        if let Some(named) = named
+            && !self.on_named(conn, named, bytes)
+        {
+            return;
+        }
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
         };
         let decision = proven(decision, state, self.config.tls.client_user);
         match decision {
@@ -132,11 +166,12 @@ impl Core {
                 response,
                 route,
                 target,
+                deflate,
             } => {
                 state
                     .outbound
                     .write(&mut self.spare, |run| run.extend_from_slice(&response));
-                self.open(conn, route, target);
+                self.open(conn, route, target, deflate);
                 let rest = &mut bytes[used..];
                 if !rest.is_empty() {
                     self.feed(conn, None, rest, None);
@@ -162,10 +197,11 @@ impl Core {
         }
     }
 
-    fn open(&mut self, conn: ConnKey, id: RouteId, target: Target) {
+    fn open(&mut self, conn: ConnKey, id: RouteId, target: Target, deflate: Option<Agreed>) {
         let route = Rc::clone(&self.routes[id]);
         let mut ws = Connection::new(Role::Server, route.limits.message_bytes_max.0);
         ws.set_relaying(matches!(target, Target::Echo));
+        ws.set_deflate(deflate.is_some());
         let mut app_heartbeat = false;
         let (mode, room) = match target {
             Target::Echo => (Mode::Echo, None),
@@ -180,7 +216,9 @@ impl Core {
                     core: self.mesh.core(),
                     session: self.sessions.next_key(),
                 };
-                let session = Session::new(client, user, encoding, conn);
+                let mut session = Session::new(client, user, encoding, conn);
+                let bits = deflate.map(|agreed| agreed.server_window_bits());
+                session.takes_deflated = bits.is_some_and(|bits| self.deflate.reads_shared(bits));
                 (Mode::Rooms(self.sessions.insert(session)), room)
             }
         };
@@ -190,6 +228,10 @@ impl Core {
         state.state = State::Open { ws, mode };
         state.route = id;
         state.app_heartbeat = app_heartbeat;
+        if let Some(agreed) = &deflate {
+            self.deflate.open(state, agreed);
+            self.counters.deflate_agreed_total.inc();
+        }
         self.routes.enter(id);
         self.heads -= 1;
         let peer = state.peer.address();
@@ -214,8 +256,21 @@ impl Core {
         bytes: &mut [u8],
         lender: Option<&Lender>,
     ) {
+        let mut input = Input::pausing(bytes, FRAGMENTS_PER_PAUSE);
+        self.work_through(conn, direct, &mut input, lender);
+        if input.fragments() > 0 {
+            self.charge_bytes(conn, input.fragments() as usize * FRAGMENT_COST_BYTES);
+        }
+    }
+
+    fn work_through(
+        &mut self,
+        conn: ConnKey,
+        direct: Option<Direct>,
+        input: &mut Input<'_>,
+        lender: Option<&Lender>,
+    ) {
         let mut direct = direct;
-        let mut input = Input::new(bytes);
         let now = self.now.mono;
         let Some(route) = self.route_of(conn) else {
             return;
@@ -229,8 +284,8 @@ impl Core {
             let has_had_its_turn = state.has_had_its_turn(self.turn, self.turn_messages);
             let (ws, mode) = match &mut state.state {
                 State::Open { ws, mode } => (ws, Some(*mode)),
-                State::Closing { ws } => (ws, None),
-                State::Head(_) | State::Lingering { .. } => return,
+                State::Closing { ws, .. } => (ws, None),
+                State::Preface(_) | State::Head(_) | State::Lingering { .. } => return,
             };
             let waits = direct.is_none() && mode.is_some();
             if waits && state.outbound.firm_bytes() >= high {
@@ -245,13 +300,37 @@ impl Core {
             }
             state.turn_messages += 1;
             self.turn_messages += 1;
+            let limit = ws.message_bytes_max();
             let polled = match direct.take() {
                 Some(direct) => ws.handle_direct(direct),
                 // After payload of its own the input may be empty, and the frame unfinished.
-                None => ws.poll_event(&mut input),
+                None => ws.poll_event(input),
+            };
+            let mut inflated = None;
+            let polled = match polled {
+                Ok(Some(Event::Compressed(message))) => {
+                    // After its close nobody looks at what a client says.
+                    if mode.is_none() {
+                        continue;
+                    }
+                    let (inflation, rare) = (&mut self.deflate.inflation, &mut state.rare);
+                    let wire = message.payload().len();
+                    inflate(inflation, &message, rare, limit, &self.counters).map(|message| {
+                        inflated = Some((wire, message.payload().len()));
+                        Some(Event::Message(message))
+                    })
+                }
+                polled => polled,
             };
             match polled {
-                Ok(None) => break,
+                // Fragments, which end nothing and so are no messages, but take their time.
+                Ok(None) => {
+                    if input.is_empty() {
+                        break;
+                    }
+                    state.turn_messages += FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE;
+                    self.turn_messages += FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE;
+                }
                 Ok(Some(Event::Message(message))) => {
                     let Some(mode) = mode else { continue };
                     self.counters.messages_in_total.inc();
@@ -260,7 +339,14 @@ impl Core {
                         Mode::Echo => {
                             if meter.on_message().is_ok() {
                                 self.messages_out += 1;
-                                echo(&mut state.outbound, &mut self.spare, &message);
+                                let to = Recipient {
+                                    outbound: &mut state.outbound,
+                                    rare: &mut state.rare,
+                                    deflate_bits: state.deflate_bits,
+                                };
+                                let compression = &mut self.deflate.compression;
+                                let back = (message.kind().opcode(), message.payload());
+                                to.send(&mut self.spare, compression, &self.deflate.config, back);
                                 if !std::mem::replace(&mut state.dirty, true) {
                                     self.dirty.push(conn);
                                 }
@@ -276,14 +362,23 @@ impl Core {
                     }
                     let (refused, is_over) = (meter.refused, meter.is_over);
                     // A batch is as many messages as it has commands.
-                    let more = meter.seen.saturating_sub(1);
+                    let mut more = meter.seen.saturating_sub(1);
+                    if let Some((_, bytes)) = inflated {
+                        more += (bytes / INFLATED_BYTES_PER_MESSAGE) as u32;
+                    }
                     state.turn_messages += more;
                     self.turn_messages += more;
                     self.drain_outputs();
                     if refused > 0 {
                         self.on_rate_breach(conn, refused, is_over);
                     }
+                    // What came out of it is charged like what came in.
+                    if let Some((wire, bytes)) = inflated {
+                        self.charge_bytes(conn, bytes.saturating_sub(wire));
+                    }
                 }
+                // Decompressed above.
+                Ok(Some(Event::Compressed(_))) => {}
                 // Only echoes are passed on in parts.
                 Ok(Some(Event::Part(part))) => {
                     if mode.is_none() {
@@ -331,7 +426,7 @@ impl Core {
                 Err(error) => return self.on_breach(conn, &error),
             }
         }
-        self.prefer_direct(conn);
+        self.after_input(conn, route.limits.message_timeout.0);
     }
 
     /// Payload arrived in its message's own buffer.
@@ -358,6 +453,10 @@ impl Core {
     pub(super) fn on_receive_paused(&mut self, conn: ConnKey) {
         if let Some(state) = self.conns.get_mut(conn) {
             state.receive = Receive::Off;
+            if let Some(stall) = state.stalled() {
+                // Nothing is added to it any more.
+                stall.bytes.shrink_to_fit();
+            }
             self.go_on_receiving(conn);
             self.recharge(conn);
         }
@@ -403,58 +502,28 @@ impl Core {
         }
     }
 
-    /// Where much of a frame is still to come, it is received straight into its message.
-    fn prefer_direct(&mut self, conn: ConnKey) {
-        if let Some(state) = self.conns.get_mut(conn)
-            && state.receive == Receive::On
+    /// All input is used up. A message that it has begun has its time; where much of a frame is still
+    /// to come, it is received straight into its message.
+    fn after_input(&mut self, conn: ConnKey, message_timeout: Duration) {
+        let now = self.now.mono;
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        let State::Open { ws, .. } = &mut state.state else {
+            return;
+        };
+        let Some(since) = ws.unfinished_since(now) else {
+            return;
+        };
+        if state.receive == Receive::On
             && !state.is_tls
-            && let State::Open { ws, .. } = &state.state
             && ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN
         {
             state.receive = Receive::Pausing;
             self.actions.push_back(Action::PauseReceive(conn));
         }
-    }
-
-    fn stall(&mut self, conn: ConnKey, rest: &[u8], cause: StallCause) {
-        let Some(state) = self.conns.get_mut(conn) else {
-            return;
-        };
-        self.counters.stalls_total.inc();
-        state.rare_mut().stalled = Some(Stall {
-            bytes: rest.to_vec(),
-            cause,
-        });
-        if state.receive == Receive::On {
-            state.receive = Receive::Pausing;
-            self.actions.push_back(Action::PauseReceive(conn));
-        }
-        match cause {
-            StallCause::Credit => self.short_of_credit.push_back(conn),
-            StallCause::Turn => self.deferred.push_back((self.turn, conn)),
-            // Taken up when the backlog has gone down.
-            StallCause::Backlog => {}
-        }
-    }
-
-    /// Takes up input that has waited.
-    pub(super) fn resume_stalled(&mut self, conn: ConnKey) {
-        let Some(state) = self.conns.get_mut(conn) else {
-            return;
-        };
-        let Some(mut stall) = state.take_stalled() else {
-            return;
-        };
-        // What it has sent meanwhile comes only now; its silence was not its own.
-        state.last_read = self.now.mono;
-        self.feed(conn, None, &mut stall.bytes, None);
-        self.go_on_receiving(conn);
-        if let Some(state) = self.conns.get(conn)
-            && state.ended
-            && !state.is_stalled()
-            && !matches!(state.state, State::Lingering { .. })
-        {
-            self.drop_conn(conn, CloseMode::Orderly);
+        if !message_timeout.is_zero() {
+            self.arm_by(conn, since.plus(message_timeout));
         }
     }
 
@@ -564,12 +633,6 @@ fn on_message(
         Encoding::Json => rooms.on_json(session, message.kind(), message.payload(), meter),
         Encoding::Raw => rooms.on_raw(session, message.kind(), message.payload(), meter),
     }
-}
-
-/// Sends a message back.
-fn echo(outbound: &mut Outbound, spare: &mut SpareBuffers, message: &Message<'_>) {
-    let opcode = message.kind().opcode();
-    outbound.write(spare, |run| push_frame(run, opcode, message.payload()));
 }
 
 /// Sends a part of a message back: a long one from where it was received, if that can be lent. Says

@@ -8,16 +8,19 @@
 
 mod admission;
 mod conn;
+mod deflate;
 mod drain;
 mod gauges;
 mod http;
 mod input;
 mod memory;
 pub mod mesh;
+mod origin;
 mod output;
 mod proof;
 mod routes;
 pub mod run;
+mod stalls;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -29,6 +32,7 @@ use tracing::{debug, error, warn};
 
 use self::{
     conn::{Conns, Receive, State},
+    deflate::Deflate,
     drain::{Drain, Sweep},
     memory::{Accepting, Memory},
     mesh::{Item, Mesh},
@@ -40,8 +44,8 @@ use crate::{
         counters::Counters,
         ids::CoreId,
         limits::{
-            ACCEPT_PAUSE, ROOM_TIMER_WEIGHT, TURN_COMPLETIONS_MAX, TURN_DELIVERIES_MAX,
-            TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
+            ACCEPT_PAUSE, ROOM_TIMER_WEIGHT, TURN_COMPLETIONS_MAX, TURN_DEFLATE_BYTES_MAX,
+            TURN_DELIVERIES_MAX, TURN_MESH_BATCHES_MAX, TURN_RESUMES_MAX, TURN_TIMERS_MAX,
         },
         rng::Rng,
         sampler::Sampler,
@@ -123,6 +127,7 @@ struct Core {
     mesh: Mesh,
     wheel: Wheel<Timer>,
     spare: SpareBuffers,
+    deflate: Deflate,
     /// Connections that have something to say.
     dirty: Vec<ConnKey>,
     /// What the engine is to do, in order.
@@ -131,7 +136,7 @@ struct Core {
     slow: Vec<ConnKey>,
     /// Connections whose input waits for a credit, in order.
     short_of_credit: VecDeque<ConnKey>,
-    /// Connections whose own backlog has gone down.
+    /// Connections whose own backlog has gone down, and those that have been let in.
     caught_up: VecDeque<ConnKey>,
     /// Connections that had their share of a turn, and of which.
     deferred: VecDeque<(u32, ConnKey)>,
@@ -202,6 +207,7 @@ impl<E: Engine> Worker<E> {
             mesh: parts.mesh,
             wheel: Wheel::new(parts.now.mono),
             spare: SpareBuffers::new(own.engine.coalesce.0),
+            deflate: Deflate::new(&parts.config.deflate),
             dirty: Vec::new(),
             actions: VecDeque::new(),
             slow: Vec::new(),
@@ -260,6 +266,8 @@ impl<E: Engine> Worker<E> {
         self.core.now = now;
         self.core.turn = self.core.turn.wrapping_add(1);
         self.core.turn_messages = 0;
+        self.core.deflate.begin_turn();
+        self.core.hub.allow_compression(TURN_DEFLATE_BYTES_MAX);
         self.core.counters.turns_total.inc();
         // What other cores sent before these completions were found comes first: what a client
         // asks for comes after what its answers have told it of.
@@ -306,6 +314,7 @@ impl<E: Engine> Worker<E> {
         core.core_limits = own.limits(core.share);
         core.memory.set_budget(core.core_limits.memory_budget);
         core.head_limits = head_limits(&config);
+        core.deflate.reload(&config.deflate);
         core.config = Arc::clone(&config);
         if core.routes.reload(&config, &own) {
             core.begin_retiring();

@@ -6,7 +6,8 @@ use tracing::{debug, info};
 
 use super::{
     Action, Core, Timer,
-    conn::{Conns, Ping, StallCause, State},
+    conn::{Conns, Counting, Ping, Receive, StallCause, State},
+    deflate::{Recipient, takeover},
     routes::{NO_ROUTE, Routes},
     tls::next_sealed,
 };
@@ -29,7 +30,10 @@ use crate::{
     },
     proto::{
         envelope::{ErrorCode, json},
-        ws::{CloseCode, OpCode, close, header::push_frame},
+        ws::{
+            CloseCode, OpCode, close,
+            header::{RSV1, push_frame},
+        },
     },
     session::{
         Session,
@@ -68,6 +72,15 @@ impl Receivers for Members<'_> {
         };
         let high = route.limits.buffered_bytes_high.0;
         let low = route.limits.buffered_bytes_low.0;
+        if to.takes_deflated
+            && frame
+                .as_slice()
+                .first()
+                .is_some_and(|first| first & RSV1 != 0)
+            && let Some(keeps) = takeover(&mut conn.rare)
+        {
+            keeps.on_shared_message();
+        }
         match handling {
             // At the mark it takes no more: what is queued beyond it is at most one frame. What
             // the kernel holds unsent counts once the queue itself has begun to grow.
@@ -153,9 +166,14 @@ impl Core {
             return;
         };
         if let Some(state) = self.conns.get_mut(conn) {
-            state.outbound.write(&mut self.spare, |run| {
-                push_frame(run, OpCode::Text, payload);
-            });
+            let to = Recipient {
+                outbound: &mut state.outbound,
+                rare: &mut state.rare,
+                deflate_bits: state.deflate_bits,
+            };
+            let compression = &mut self.deflate.compression;
+            let message = (OpCode::Text, payload);
+            to.send(&mut self.spare, compression, &self.deflate.config, message);
             self.messages_out += 1;
             self.mark_dirty(conn);
         }
@@ -397,12 +415,12 @@ impl Core {
             is_reset: false,
         };
         if let State::Open { ws, .. } = std::mem::replace(&mut state.state, lingering) {
-            state.state = State::Closing { ws };
+            state.state = State::Closing { ws, discarded: 0 };
         }
         // Input that waited is not looked at any more, but the peer's close may follow it.
         let stalled = state.take_stalled();
         if let Some(mut stall) = stalled {
-            self.feed(conn, None, &mut stall.bytes, None);
+            self.feed(conn, None, &mut stall.bytes[stall.at..], None);
         }
         self.resume_if_off(conn);
         if let Some(session) = session.and_then(|key| self.sessions.remove(key)) {
@@ -433,6 +451,10 @@ impl Core {
         };
         state.take_stalled();
         state.set_above_high(None);
+        if state.receive == Receive::Direct {
+            // The message's buffer is not waited for until the peer sends on.
+            self.actions.push_back(Action::PauseReceive(conn));
+        }
         let after = if is_reset { EVICTION_LINGER } else { LINGER };
         self.resume_if_off(conn);
         self.set_timer(conn, after);
@@ -487,8 +509,9 @@ impl Core {
     /// Forgets a connection and has its socket closed.
     pub(super) fn drop_conn(&mut self, conn: ConnKey, mode: CloseMode) {
         self.end_session(conn, LeaveReason::Disconnected);
-        if let Some(state) = self.conns.remove(conn) {
+        if let Some(mut state) = self.conns.remove(conn) {
             self.memory.discharge(&state);
+            self.deflate.close(&mut state);
             if state.is_head() {
                 self.heads -= 1;
             }
@@ -501,7 +524,7 @@ impl Core {
             if state.route != NO_ROUTE {
                 self.routes.leave(state.route);
             }
-            if state.is_counted
+            if state.counting == Counting::Counted
                 && let Some(peer) = state.peer.address()
             {
                 self.depart(AddressKey::of(peer.ip()));

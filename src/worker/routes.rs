@@ -20,6 +20,8 @@ pub(super) const NO_ROUTE: RouteId = RouteId::MAX;
 pub(super) struct Route {
     pub(super) path: String,
     pub(super) mode: Mode,
+    /// Whether compression may be agreed on.
+    pub(super) deflates: bool,
     /// What holds for one of its clients.
     pub(super) limits: Limits,
     pub(super) rates: RateLimits,
@@ -173,6 +175,7 @@ fn route(route: &config::Route, config: &Config, node: &str) -> Route {
     Route {
         path: route.path.clone(),
         mode: route.mode,
+        deflates: route.deflate.unwrap_or(config.deflate.enabled),
         rates: RateLimits::new(&limits),
         hello: Hello {
             node: node.to_owned(),
@@ -201,6 +204,7 @@ mod tests {
                 path: (*path).to_owned(),
                 mode: *mode,
                 drain_close_code: None,
+                deflate: None,
                 limits: RouteLimits::default(),
             })
             .collect();

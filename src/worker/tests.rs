@@ -4,9 +4,11 @@
 
 mod client;
 mod connections;
+mod deflate;
 mod limits;
 mod members;
 mod net;
+mod origins;
 mod policies;
 mod rooms;
 mod tls;

@@ -169,9 +169,7 @@ pub(super) fn next_sealed(
 impl Core {
     /// A connection of a TLS listener is let in.
     pub(super) fn begin_tls(&mut self, conn: ConnKey) {
-        let now = self.now.mono;
-        let head_timeout = self.config.limits.handshake_timeout.0;
-        let timeout = self.config.tls.handshake_timeout.0.min(head_timeout);
+        let by = self.now.mono.plus(self.config.tls.handshake_timeout.0);
         let interface = match self.config.tls.buffered {
             true => Interface::Buffered,
             false => Interface::Unbuffered,
@@ -186,17 +184,17 @@ impl Core {
         };
         match stream {
             Ok(stream) => {
-                // Both times are from the accept, which was not long ago: only other cores were
-                // asked since.
+                // The time for the request is from the accept, and its timer runs.
+                let head_by = state.timer_at;
                 state.rare_mut().tls = Some(Box::new(Tls {
                     stream,
                     sealing: None,
-                    head_by: now.plus(head_timeout),
+                    head_by,
                     waits: false,
                     is_handshaking: true,
                 }));
                 self.tls_open += 1;
-                self.set_timer(conn, timeout);
+                self.arm_by(conn, by);
             }
             Err(error) => {
                 debug!(conn = conn.index, %error, "no TLS");

@@ -172,6 +172,7 @@ impl Gateway {
             client: session.client,
             user: session.user.clone(),
             encoding: session.encoding,
+            takes_deflated: session.takes_deflated,
             state: None,
             presence: false,
             since: None,

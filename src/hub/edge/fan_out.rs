@@ -20,9 +20,10 @@ use crate::{
 /// A message on its way to a room's members, or several in a row, with a mark of how far it got.
 #[derive(Debug)]
 pub(super) struct FanOut {
-    frames: [Option<SharedFrame>; Encoding::COUNT],
-    /// How many messages the frames hold.
-    messages: u32,
+    /// By encoding, and then the same compressed.
+    frames: [Option<SharedFrame>; FORMS],
+    /// How many messages the frames hold, by encoding.
+    messages: [u32; Encoding::COUNT],
     kind: FrameKind,
     skip: Option<SessionKey>,
     /// The home that sent it, and what goes back to its window.
@@ -35,9 +36,18 @@ pub(super) struct FanOut {
 impl FanOut {
     /// A message that nobody has got yet. `skip` is left out.
     pub(super) fn new(frames: Frames, skip: Option<SessionKey>, from: CoreId, window: u64) -> Self {
+        let mut forms = [const { None }; FORMS];
+        for (form, frame) in forms.iter_mut().zip(frames.by_encoding) {
+            *form = frame.map(SharedFrame::new);
+        }
+        if let Some(deflated) = frames.deflated {
+            for (form, frame) in forms[Encoding::COUNT..].iter_mut().zip(*deflated) {
+                *form = frame.map(SharedFrame::new);
+            }
+        }
         Self {
-            frames: frames.by_encoding.map(|frame| frame.map(SharedFrame::new)),
-            messages: 1,
+            frames: forms,
+            messages: frames.more.map(|more| 1 + more),
             kind: frames.kind,
             skip,
             from,
@@ -86,7 +96,7 @@ impl FanOut {
         if count == 0 {
             return;
         }
-        let mut runs = [const { None::<Vec<u8>> }; Encoding::COUNT];
+        let mut runs = [const { None::<Vec<u8>> }; FORMS];
         for (run, frame) in runs.iter_mut().zip(&self.frames) {
             if let Some(frame) = frame {
                 let run = run.insert(Vec::with_capacity(FAN_OUT_BYTES_MAX.min(bytes)));
@@ -97,7 +107,9 @@ impl FanOut {
             let LaneItem::Frames(next) = item else {
                 continue;
             };
-            self.messages += next.messages;
+            for (messages, more) in self.messages.iter_mut().zip(next.messages) {
+                *messages += more;
+            }
             self.window += next.window;
             for (run, frame) in runs.iter_mut().zip(&next.frames) {
                 if let (Some(run), Some(frame)) = (run, frame) {
@@ -122,7 +134,16 @@ impl FanOut {
         }
     }
 
-    /// Whether `other` is for the same members, in the same encodings.
+    /// What a member that is written to in `encoding` and `takes_deflated` gets.
+    #[inline]
+    fn frame(&self, encoding: usize, takes_deflated: bool) -> Option<&SharedFrame> {
+        match &self.frames[Encoding::COUNT + encoding] {
+            Some(frame) if takes_deflated => Some(frame),
+            _ => self.frames[encoding].as_ref(),
+        }
+    }
+
+    /// Whether `other` is for the same members, in the same forms.
     fn is_alike(&self, other: &Self) -> bool {
         self.from == other.from
             && self.skip == other.skip
@@ -151,7 +172,10 @@ impl FanOut {
         while let Some(members) = room.members.get(self.encoding)
             && used < budget
         {
-            if let Some(frame) = &self.frames[self.encoding] {
+            let messages = self.messages[self.encoding];
+            let is_for_some = self.frame(self.encoding, false).is_some()
+                || self.frame(self.encoding, true).is_some();
+            if is_for_some {
                 let end = members.len().min(self.cursor + (budget - used));
                 used += end - self.cursor;
                 while self.cursor < end {
@@ -160,8 +184,9 @@ impl FanOut {
                         // One that has gone is struck out when the lane gets there.
                         if self.skip != Some(*member)
                             && let Some(session) = sessions.get(*member)
+                            && let Some(frame) = self.frame(self.encoding, session.takes_deflated)
                         {
-                            receivers.deliver(session, frame, self.messages, &handling);
+                            receivers.deliver(session, frame, messages, &handling);
                         }
                     }
                     self.cursor += run.len();
@@ -192,9 +217,10 @@ impl FanOut {
             if let Some(member) = sessions.key_at(index)
                 && self.skip != Some(member)
                 && let Some(session) = sessions.get(member)
-                && let Some(frame) = &self.frames[session.encoding.index()]
+                && let index = session.encoding.index()
+                && let Some(frame) = self.frame(index, session.takes_deflated)
             {
-                receivers.deliver(session, frame, self.messages, &handling);
+                receivers.deliver(session, frame, self.messages[index], &handling);
             }
         }
         let used = end - self.cursor;
@@ -210,6 +236,9 @@ impl FanOut {
         self.encoding >= Encoding::COUNT
     }
 }
+
+/// An encoding, compressed or not.
+const FORMS: usize = 2 * Encoding::COUNT;
 
 #[cfg(test)]
 mod tests {
@@ -259,7 +288,7 @@ mod tests {
         first.gather(&mut lane, policy);
         let bytes = first.frames[0].as_ref().expect("it has a frame").as_slice();
         let text = String::from_utf8(bytes.to_vec()).expect("text");
-        (text, first.messages, first.window, lane.len())
+        (text, first.messages[0], first.window, lane.len())
     }
 
     #[test]
@@ -271,6 +300,23 @@ mod tests {
         ];
         let whole = ("abcd".to_owned(), 3, 30, 0);
         assert_eq!(gathered(items, SlowClient::Evict), whole);
+    }
+
+    #[test]
+    fn frames_of_several_messages_count_as_many() {
+        let gathered = |more| {
+            let mut frames = Frames {
+                more: [0, more],
+                ..Frames::default()
+            };
+            frames.by_encoding = [const { Some(Bytes::from_static(b"x")) }; Encoding::COUNT];
+            LaneItem::Frames(FanOut::new(frames, None, 0, 10))
+        };
+        let LaneItem::Frames(mut first) = gathered(2) else {
+            panic!("a message");
+        };
+        first.gather(&mut VecDeque::from([gathered(1)]), SlowClient::Evict);
+        assert_eq!(first.messages, [2, 5]);
     }
 
     #[test]

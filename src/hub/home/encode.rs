@@ -7,11 +7,16 @@ use bytes::{Buf, Bytes};
 use super::Room;
 use crate::{
     base::ids::{ClientId, Encoding},
+    config,
     hub::wire::{Frames, LeaveReason, Payload},
     proto::{
         envelope::json::{self, Object},
-        ws::header::{self, HEADER_BYTES_MAX, OpCode, UNMASKED_HEADER_BYTES_MAX, push_frame},
+        ws::{
+            deflate::{Compression, WINDOW_BITS_MAX},
+            header::{self, HEADER_BYTES_MAX, OpCode, UNMASKED_HEADER_BYTES_MAX, push_frame},
+        },
     },
+    session::deflate::is_worthwhile,
 };
 
 /// What an envelope adds to its data at most: names, ids and numbers at their limits, with room
@@ -120,6 +125,57 @@ pub(super) fn raw_batch(messages: &[Message<'_>]) -> Bytes {
         push_frame(&mut frames, message.raw_opcode(), message.data);
     }
     frames.into()
+}
+
+/// Compresses what all of a room's members get: once, and so that each message can be read without
+/// those before it.
+#[derive(Debug)]
+pub(super) struct Deflating<'a> {
+    pub(super) compression: &'a mut Compression,
+    pub(super) config: &'a config::Deflate,
+    /// Whether some client may take the result.
+    pub(super) is_on: bool,
+}
+
+impl Deflating<'_> {
+    /// Adds to `frames` what the members of `room` that take compressed frames get in place of one in
+    /// `encoding`, where that is shorter.
+    pub(super) fn add(&mut self, room: &Room, encoding: Encoding, frames: &mut Frames) {
+        let index = encoding.index();
+        let Some(frame) = &frames.by_encoding[index] else {
+            return;
+        };
+        // No message in it is long enough.
+        if !self.is_on || frame.len() < self.config.message_bytes_min.0 {
+            return;
+        }
+        if room.wants_deflated(encoding)
+            && let Some(deflated) = self.compress(frame)
+        {
+            frames.deflated.get_or_insert_default()[index] = Some(deflated);
+        }
+    }
+
+    /// The unmasked frames of `frames`, those that are worth it compressed; none if no one is.
+    fn compress(&mut self, frames: &[u8]) -> Option<Bytes> {
+        let mut out = Vec::new();
+        let mut is_smaller = false;
+        let mut rest = frames;
+        while let Ok(Some((frame, header_len))) = header::decode(rest) {
+            let (whole, after) = rest.split_at_checked(header_len + frame.payload_len as usize)?;
+            rest = after;
+            let payload = &whole[header_len..];
+            if is_worthwhile(self.config, frame.opcode, payload.len()) {
+                let message = (frame.opcode, payload);
+                is_smaller |=
+                    self.compression
+                        .push_message(&mut out, message, None, WINDOW_BITS_MAX, None);
+            } else {
+                out.extend_from_slice(whole);
+            }
+        }
+        is_smaller.then(|| Bytes::from(out))
+    }
 }
 
 /// `{"type":"message","room":"…"`: how all messages of a room begin.

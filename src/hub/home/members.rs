@@ -30,6 +30,7 @@ pub(super) struct Members {
 pub(super) struct Member {
     pub(super) client: ClientId,
     pub(super) encoding: Encoding,
+    pub(super) takes_deflated: bool,
     pub(super) user: Option<Arc<str>>,
     #[allow(
         clippy::redundant_allocation,
@@ -201,6 +202,7 @@ mod tests {
                     members.insert(Member {
                         client: id,
                         encoding: Encoding::Json,
+                        takes_deflated: false,
                         user: user.clone(),
                         state: None,
                         since: since as u64,

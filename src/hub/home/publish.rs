@@ -6,7 +6,7 @@ use compact_str::CompactString;
 
 use super::{
     Homes, Room, current,
-    encode::{MESSAGE_ENVELOPE_BYTES, Message, json_batch, raw_batch},
+    encode::{Deflating, MESSAGE_ENVELOPE_BYTES, Message, json_batch, raw_batch},
     gathering::{Gathering, Slot},
     not_joined,
 };
@@ -66,6 +66,11 @@ impl Homes {
             ));
         }
         let room = current(&mut self.rooms, key, &self.config, self.revision);
+        let mut deflating = Deflating {
+            compression: &mut self.compression,
+            config: &self.config.deflate,
+            is_on: self.deflates,
+        };
         if !is_all && room.options.publish_by == PublishBy::Backend {
             return Err(backend_only());
         }
@@ -81,7 +86,7 @@ impl Homes {
             let slot = Slot::of(&publish);
             let is_full = |g: &Gathering| !g.has_room_for(&slot, publish.data.len());
             if room.gathering.as_deref().is_some_and(is_full) {
-                room.try_flush(windows, out)?;
+                room.try_flush(&mut deflating, windows, out)?;
                 self.flushed_early += 1;
             }
             let seq = room.next_seq(&publish);
@@ -93,7 +98,7 @@ impl Homes {
             return Ok((seq, room.epoch.clone()));
         }
         // Only if the room coalesced until now.
-        room.try_flush(windows, out)?;
+        room.try_flush(&mut deflating, windows, out)?;
         let cost = Windows::cost(publish.data.len() + MESSAGE_ENVELOPE_BYTES);
         if !room.has_room_everywhere(cost, windows) {
             return Err(overloaded());
@@ -112,7 +117,7 @@ impl Homes {
         // In a room that gathers there is no telling which messages share a frame.
         let leaves_out = !publish.echo && room.options.coalesce_ms == 0;
         let skip = leaves_out.then_some(publish.client);
-        room.send(&message, skip, windows, out);
+        room.send(&message, skip, &mut deflating, windows, out);
         let sent = room.seq;
         if let Some(gathering) = &mut room.gathering {
             gathering.sent = sent;
@@ -158,12 +163,17 @@ impl Homes {
             return;
         }
         let room = current(&mut self.rooms, key, &self.config, self.revision);
+        let mut deflating = Deflating {
+            compression: &mut self.compression,
+            config: &self.config.deflate,
+            is_on: self.deflates,
+        };
         if room.gathering.as_deref().is_none_or(Gathering::is_empty) {
             room.gathering = None;
             return;
         }
         // Behind a core that is behind, it goes on gathering: later means fewer.
-        let _ = room.try_flush(windows, out);
+        let _ = room.try_flush(&mut deflating, windows, out);
         out.push_back(Output::WakeRoom {
             room: key,
             after_ms: room.options.coalesce_ms.max(1),
@@ -191,6 +201,7 @@ impl Room {
         &self,
         message: &Message<'_>,
         skip: Option<ClientId>,
+        deflating: &mut Deflating<'_>,
         windows: &mut Windows,
         out: &mut Outputs,
     ) {
@@ -212,11 +223,19 @@ impl Room {
         if self.wants(Encoding::Raw) {
             frames.by_encoding[Encoding::Raw.index()] = Some(message.raw_frame());
         }
+        for encoding in Encoding::ALL {
+            deflating.add(self, encoding, &mut frames);
+        }
         self.deliver(frames, skip, windows, out);
     }
 
     /// Sends all that has gathered, in one frame, if the windows have room for it.
-    fn try_flush(&mut self, windows: &mut Windows, out: &mut Outputs) -> Result<(), CommandError> {
+    fn try_flush(
+        &mut self,
+        deflating: &mut Deflating<'_>,
+        windows: &mut Windows,
+        out: &mut Outputs,
+    ) -> Result<(), CommandError> {
         let cost = match self.gathering.as_deref() {
             Some(gathering) if !gathering.is_empty() => {
                 Windows::cost(gathering.payload_bytes_max())
@@ -253,6 +272,10 @@ impl Room {
         }
         if self.wants(Encoding::Raw) {
             frames.by_encoding[Encoding::Raw.index()] = Some(raw_batch(&messages));
+            frames.more[Encoding::Raw.index()] = messages.len().saturating_sub(1) as u32;
+        }
+        for encoding in Encoding::ALL {
+            deflating.add(self, encoding, &mut frames);
         }
         self.deliver(frames, None, windows, out);
         Ok(())

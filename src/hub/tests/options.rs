@@ -22,6 +22,8 @@ struct Said {
     texts: Vec<(Value, FrameKind)>,
     /// Bytes for raw members.
     raw: Vec<Bytes>,
+    /// Messages in them beyond the first of each.
+    raw_more: u32,
     reply: Option<Reply>,
     reply_room: Option<Key>,
     wake: Option<(HomeRoomKey, u32)>,
@@ -46,6 +48,7 @@ fn gather(out: Outputs) -> Said {
                 said.window += window;
                 said.skipped += usize::from(skip.is_some());
                 let [json, raw] = frames.by_encoding;
+                said.raw_more += frames.more[Encoding::Raw.index()];
                 if let Some(frame) = json {
                     let (_, start) = header::decode(&frame).unwrap().unwrap();
                     let text = serde_json::from_slice(&frame[start..]).unwrap();
@@ -304,6 +307,7 @@ fn raw_members_get_the_newest_of_each_key_as_frames_of_their_own() {
     let said = fire(&mut hub, room);
     assert!(said.texts.is_empty());
     assert_eq!(said.raw, [Bytes::from_static(b"\x81\x0222\x81\x03333")]);
+    assert_eq!(said.raw_more, 1);
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{HandshakeError, VERSION, accept_key};
+use super::{HandshakeError, VERSION, accept_key, read_extensions};
 use crate::proto::http1::{list_elements, push_value, write_field};
+use crate::proto::ws::deflate::{Agreed, Offer};
 
 /// What a client asks for, and holds the server's answer against.
 ///
@@ -19,6 +20,19 @@ pub struct ClientHandshake {
     pub key: [u8; 16],
     /// The subprotocols offered, in order of preference; may be empty.
     pub subprotocols: Vec<String>,
+    /// Compression, if it is offered.
+    pub deflate: Option<Offer>,
+}
+
+/// A response that accepts a client's request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Bytes of its head, after which frames follow.
+    pub head_len: usize,
+    /// The subprotocol that the server chose.
+    pub subprotocol: Option<String>,
+    /// What was agreed on about compression.
+    pub deflate: Option<Agreed>,
 }
 
 impl ClientHandshake {
@@ -37,24 +51,23 @@ impl ClientHandshake {
             let offers = self.subprotocols.join(", ");
             write_field(out, "Sec-WebSocket-Protocol", &offers);
         }
+        if let Some(offer) = &self.deflate {
+            write_field(out, "Sec-WebSocket-Extensions", &offer.to_value());
+        }
         out.extend_from_slice(b"\r\n");
     }
 
     /// Checks the response that `received`, all bytes since the connection opened, starts with.
     ///
-    /// Gives the length of its head, after which frames follow, and the chosen subprotocol;
     /// `None` when more bytes are needed.
     ///
     /// # Errors
     /// [`HandshakeError`] as soon as the bytes cannot become a response that accepts this request.
-    pub fn validate_response(
-        &self,
-        received: &[u8],
-    ) -> Result<Option<(usize, Option<String>)>, HandshakeError> {
+    pub fn validate_response(&self, received: &[u8]) -> Result<Option<Accepted>, HandshakeError> {
         let window = &received[..received.len().min(RESPONSE_HEAD_BYTES_MAX)];
         let mut fields = [httparse::EMPTY_HEADER; RESPONSE_HEADERS_MAX];
         let mut response = httparse::Response::new(&mut fields);
-        let length = match response.parse(window) {
+        let head_len = match response.parse(window) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if window.len() < RESPONSE_HEAD_BYTES_MAX => {
                 return Ok(None);
@@ -69,15 +82,19 @@ impl ClientHandshake {
             Some(101) | None => return Err(HandshakeError::ResponseMalformed),
             Some(status) => return Err(HandshakeError::Refused(status)),
         }
-        let subprotocol = self.check_fields(response.headers)?;
-        Ok(Some((length, subprotocol)))
+        let (subprotocol, deflate) = self.check_fields(response.headers)?;
+        Ok(Some(Accepted {
+            head_len,
+            subprotocol,
+            deflate,
+        }))
     }
 
     /// RFC 6455 §4.1, the client's checks 2 to 6.
     fn check_fields(
         &self,
         fields: &[httparse::Header<'_>],
-    ) -> Result<Option<String>, HandshakeError> {
+    ) -> Result<(Option<String>, Option<Agreed>), HandshakeError> {
         if !list_contains(fields, "upgrade", "websocket")
             || !list_contains(fields, "connection", "upgrade")
         {
@@ -88,17 +105,20 @@ impl ClientHandshake {
         if accepts.next() != Some(&expected) || accepts.next().is_some() {
             return Err(HandshakeError::InvalidAccept);
         }
-        let mut extensions = values(fields, "sec-websocket-extensions").flat_map(list_elements);
-        if extensions.next().is_some() {
-            return Err(HandshakeError::UnrequestedExtension);
-        }
+        let extensions = read_extensions(values(fields, "sec-websocket-extensions"))
+            .map_err(|_| HandshakeError::ResponseMalformed)?;
+        let deflate = match &self.deflate {
+            Some(offer) => offer.check(&extensions),
+            None => extensions.is_empty().then_some(None),
+        };
+        let deflate = deflate.ok_or(HandshakeError::UnrequestedExtension)?;
         let mut chosen = values(fields, "sec-websocket-protocol");
         let Some(subprotocol) = chosen.next() else {
-            return Ok(None);
+            return Ok((None, deflate));
         };
         let mut offers = self.subprotocols.iter();
         match offers.find(|offer| offer.as_bytes() == subprotocol) {
-            Some(offer) if chosen.next().is_none() => Ok(Some(offer.clone())),
+            Some(offer) if chosen.next().is_none() => Ok((Some(offer.clone()), deflate)),
             _ => Err(HandshakeError::UnrequestedSubprotocol),
         }
     }
@@ -138,12 +158,18 @@ mod tests {
             path: "/chat?x=y".to_owned(),
             key: *b"the sample nonce",
             subprotocols: vec!["chat".to_owned(), "superchat".to_owned()],
+            deflate: None,
         }
     }
 
     fn good_response() -> String {
         let mut out = Vec::new();
-        write_switching_protocols(&mut out, "dGhlIHNhbXBsZSBub25jZQ==", Some("superchat"));
+        write_switching_protocols(
+            &mut out,
+            "dGhlIHNhbXBsZSBub25jZQ==",
+            Some("superchat"),
+            None,
+        );
         String::from_utf8(out).unwrap()
     }
 
@@ -172,10 +198,39 @@ mod tests {
             let partial = handshake().validate_response(&response.as_bytes()[..length]);
             assert_eq!(partial, Ok(None), "{length}");
         }
-        let expected = Ok(Some((response.len(), Some("superchat".to_owned()))));
+        let expected = Ok(Some(Accepted {
+            head_len: response.len(),
+            subprotocol: Some("superchat".to_owned()),
+            deflate: None,
+        }));
         assert_eq!(handshake().validate_response(response.as_bytes()), expected);
         let with_frame = [response.as_bytes(), b"\x81\x01a"].concat();
         assert_eq!(handshake().validate_response(&with_frame), expected);
+    }
+
+    #[test]
+    fn an_extension_counts_if_it_was_offered() {
+        let answer = "permessage-deflate; server_no_context_takeover";
+        let response = good_response().replacen(
+            "\r\n\r\n",
+            &format!("\r\nSec-WebSocket-Extensions: {answer}\r\n\r\n"),
+            1,
+        );
+        let offering = ClientHandshake {
+            deflate: Some(Offer::default()),
+            ..handshake()
+        };
+        let accepted = offering.validate_response(response.as_bytes()).unwrap();
+        let agreed = accepted.unwrap().deflate.unwrap();
+        assert_eq!(agreed.to_value(), answer);
+        let accepted = offering.validate_response(good_response().as_bytes());
+        assert_eq!(accepted.unwrap().unwrap().deflate, None);
+        let more = response.replacen("takeover", "takeover; client_max_window_bits=9", 1);
+        let answer = offering.validate_response(more.as_bytes());
+        assert_eq!(answer, Err(HandshakeError::UnrequestedExtension));
+        let broken = response.replacen("takeover", "takeover=", 1);
+        let answer = offering.validate_response(broken.as_bytes());
+        assert_eq!(answer, Err(HandshakeError::ResponseMalformed));
     }
 
     #[test]

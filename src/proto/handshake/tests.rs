@@ -34,7 +34,7 @@ fn the_accept_key_is_that_of_the_rfc() {
 #[test]
 fn the_switch_is_written() {
     let mut out = Vec::new();
-    write_switching_protocols(&mut out, KEY, Some("chat"));
+    write_switching_protocols(&mut out, KEY, Some("chat"), None);
     let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
                     Connection: Upgrade\r\n\
                     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\

@@ -21,13 +21,14 @@
 
 mod direct;
 mod headers;
+pub(super) mod progress;
 mod relay;
 #[cfg(test)]
 mod tests;
 
 use super::close;
 use super::error::WsError;
-pub use super::event::{Direct, Event, Input, Message, MessageKind};
+pub use super::event::{Compressed, Direct, Event, Input, Message, MessageKind};
 use super::header::{self, FrameHeader, OpCode};
 use super::mask::apply_mask;
 use super::message::{Growth, MessageBuf};
@@ -54,6 +55,8 @@ pub struct Connection {
     closed: bool,
     /// Long messages are handed out part by part.
     relays: bool,
+    /// permessage-deflate is agreed on.
+    deflates: bool,
 }
 
 impl Connection {
@@ -68,6 +71,7 @@ impl Connection {
             role,
             closed: false,
             relays: false,
+            deflates: false,
         }
     }
 
@@ -76,9 +80,30 @@ impl Connection {
         self.message_bytes_max = saturate(n);
     }
 
+    /// The longest message that it takes.
+    #[inline]
+    #[must_use]
+    pub const fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max as usize
+    }
+
+    /// Takes compressed messages from now on (RFC 7692), and hands them out as
+    /// [`Event::Compressed`]; or refuses them again.
+    pub const fn set_deflate(&mut self, deflates: bool) {
+        self.deflates = deflates;
+    }
+
+    /// Whether it takes compressed messages.
+    #[inline]
+    #[must_use]
+    pub const fn deflates(&self) -> bool {
+        self.deflates
+    }
+
     /// Reads on from what is kept and the front of `input`, up to the next event.
     ///
-    /// `None`: all of `input` is consumed. Must not be called between [`Connection::take_direct`]
+    /// `None`: all of `input` is consumed, or as many fragments as it is to pause after
+    /// ([`Input::pausing`]). Must not be called between [`Connection::take_direct`]
     /// and [`Connection::handle_direct`].
     ///
     /// # Errors
@@ -214,6 +239,9 @@ impl Connection {
                 if let Some(part) = self.fail_on_error(part)? {
                     return Ok(Some(part));
                 }
+                if input.takes_pause() {
+                    return Ok(None);
+                }
                 if self.current_frame().is_some() {
                     continue;
                 }
@@ -231,6 +259,12 @@ impl Connection {
             // A header that was cut is gone: such parts have no room in front.
             let is_relayed = self.relays_frame(&header);
             self.begin_frame(&header, payload_len, is_relayed);
+            if !is_whole(&header) {
+                input.count_fragment();
+                if input.takes_pause() {
+                    return Ok(None);
+                }
+            }
         }
     }
 
@@ -244,6 +278,10 @@ impl Connection {
             apply_mask(payload, key, 0);
         }
         match data_kind(header.opcode) {
+            Some(kind) if header.is_compressed => {
+                let message = Message::in_input(kind, payload);
+                Ok(Event::Compressed(Compressed::new(message)))
+            }
             Some(kind) => self.message_in_place(kind, payload),
             None => {
                 let event = control_event(header.opcode, payload);
@@ -267,6 +305,7 @@ impl Connection {
                 kind,
                 buf: MessageBuf::new(),
                 utf8: Utf8Validator::new(),
+                is_compressed: header.is_compressed,
                 is_relayed,
                 relayed_bytes: 0,
                 has_begun: false,
@@ -323,7 +362,11 @@ impl Connection {
         let assembly = partial.message.take()?;
         partial.finished = assembly.buf;
         let message = Message::assembled(assembly.kind, &mut partial.finished);
-        Some(Event::Message(message))
+        Some(if assembly.is_compressed {
+            Event::Compressed(Compressed::new(message))
+        } else {
+            Event::Message(message)
+        })
     }
 
     /// Ends the current control frame, which was assembled.

@@ -2,7 +2,8 @@
 
 use super::close::CloseCode;
 
-/// A breach of RFC 6455, or of the message limit, by the peer.
+/// A breach of RFC 6455, RFC 7692 or the message limit by the peer, or what keeps its message from being
+/// read.
 ///
 /// Each one fails the connection: the caller sends [`WsError::close_code`] and hangs up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +55,12 @@ pub enum WsError {
         /// message or of the reason; the length, where the text ends inside a character.
         offset: u64,
     },
+    /// A compressed message is not DEFLATE data, or ends in the middle of a block (RFC 7692 §7.2.2).
+    #[error("the compressed message is not DEFLATE data")]
+    InvalidDeflate,
+    /// There is no memory to decompress a message with.
+    #[error("out of memory")]
+    OutOfMemory,
     /// A Close frame with a payload of one byte (§5.5.1).
     #[error("close frame with a payload of one byte")]
     InvalidClosePayload,
@@ -83,7 +90,9 @@ impl WsError {
     pub fn close_code(&self) -> CloseCode {
         match self {
             Self::MessageTooBig { .. } => CloseCode::MESSAGE_TOO_BIG,
-            Self::InvalidUtf8 { .. } => CloseCode::INVALID_PAYLOAD,
+            // RFC 7692 names no code; of RFC 6455's, this is the one about a message's contents.
+            Self::InvalidUtf8 { .. } | Self::InvalidDeflate => CloseCode::INVALID_PAYLOAD,
+            Self::OutOfMemory => CloseCode::INTERNAL_ERROR,
             Self::ReservedBits
             | Self::ReservedOpcode { .. }
             | Self::UnmaskedFromClient
@@ -99,10 +108,13 @@ impl WsError {
         }
     }
 
-    /// Whose fault it is: always the peer's, as this layer sees nothing but the peer's bytes.
+    /// Whose fault it is: the peer's, but where there is no memory.
     #[must_use]
     pub fn blame(&self) -> Blame {
-        Blame::Peer
+        match self {
+            Self::OutOfMemory => Blame::Environment,
+            _ => Blame::Peer,
+        }
     }
 }
 
@@ -126,6 +138,7 @@ mod tests {
             (WsError::MessageTooBig { len: 1 }, 1009),
             (WsError::InvalidUtf8 { offset: 0 }, 1007),
             (WsError::InvalidClosePayload, 1002),
+            (WsError::InvalidDeflate, 1007),
             (WsError::InvalidCloseCode { code: 1005 }, 1002),
         ];
         for (error, code) in table {

@@ -13,6 +13,9 @@ use super::part::Part;
 #[derive(Debug)]
 pub struct Input<'a> {
     bytes: &'a mut [u8],
+    fragments: u32,
+    pause_at: u32,
+    pause_every: u32,
 }
 
 impl<'a> Input<'a> {
@@ -20,7 +23,40 @@ impl<'a> Input<'a> {
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a mut [u8]) -> Self {
-        Self { bytes }
+        Self::pausing(bytes, u32::MAX)
+    }
+
+    /// The same, in which a poll ends after so many fragments even if there is more to read: they may be
+    /// tiny and without an end.
+    #[inline]
+    #[must_use]
+    pub fn pausing(bytes: &'a mut [u8], fragments: u32) -> Self {
+        Self {
+            bytes,
+            fragments: 0,
+            pause_at: fragments,
+            pause_every: fragments,
+        }
+    }
+
+    /// Frames in it so far that are not whole messages: what they cost is not in their bytes.
+    #[inline]
+    #[must_use]
+    pub fn fragments(&self) -> u32 {
+        self.fragments
+    }
+
+    pub(super) fn count_fragment(&mut self) {
+        self.fragments += 1;
+    }
+
+    /// Whether the poll is to end here.
+    pub(super) fn takes_pause(&mut self) -> bool {
+        let pauses = self.fragments >= self.pause_at;
+        if pauses {
+            self.pause_at = self.fragments.saturating_add(self.pause_every);
+        }
+        pauses
     }
 
     /// What is not consumed yet.
@@ -58,6 +94,12 @@ impl<'a> Input<'a> {
 pub enum Event<'s> {
     /// A whole message (§5.6).
     Message(Message<'s>),
+    /// A whole message that is compressed still, from a connection that has agreed on
+    /// permessage-deflate ([`Connection::set_deflate`]): [`Inflation`] makes a [`Message`] of it.
+    ///
+    /// [`Connection::set_deflate`]: super::Connection::set_deflate
+    /// [`Inflation`]: super::deflate::Inflation
+    Compressed(Compressed<'s>),
     /// The next part of a message, from a connection that relays ([`Connection::set_relaying`]).
     ///
     /// [`Connection::set_relaying`]: super::Connection::set_relaying
@@ -162,6 +204,30 @@ impl Message<'_> {
             Place::Input(_) => Err(self),
             Place::Own(message) => Ok(std::mem::take(message)),
         }
+    }
+}
+
+/// A whole message as it came off the wire (RFC 7692 §6): unmasked, not decompressed, not checked.
+#[derive(Debug)]
+pub struct Compressed<'s>(Message<'s>);
+
+impl<'s> Compressed<'s> {
+    pub(super) fn new(message: Message<'s>) -> Self {
+        Self(message)
+    }
+}
+
+impl Compressed<'_> {
+    /// Text or binary.
+    #[must_use]
+    pub fn kind(&self) -> MessageKind {
+        self.0.kind()
+    }
+
+    /// The compressed bytes, of all its frames, without the tail that is left out on the wire.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.0.payload()
     }
 }
 

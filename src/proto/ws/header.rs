@@ -39,6 +39,8 @@ impl OpCode {
 pub struct FrameHeader {
     /// Whether the frame ends its message.
     pub fin: bool,
+    /// Whether the frame begins a compressed message (RFC 7692 §6); see [`decode_compressible`].
+    pub is_compressed: bool,
     /// The frame's kind.
     pub opcode: OpCode,
     /// The masking key; `None` where the payload is in clear.
@@ -57,6 +59,24 @@ pub fn decode_first(byte: u8) -> Result<(bool, OpCode), WsError> {
     if byte & RSV != 0 {
         return Err(WsError::ReservedBits);
     }
+    decode_first_of(byte)
+}
+
+/// As [`decode_first`], on a connection that has agreed on permessage-deflate: RSV1 may stand on the
+/// first frame of a message (RFC 7692 §6), and nowhere else.
+///
+/// # Errors
+///
+/// Those of [`decode_first`].
+pub fn decode_first_compressible(byte: u8) -> Result<(bool, OpCode), WsError> {
+    if byte & RSV == RSV1 && matches!(byte & 0x0F, 0x1 | 0x2) {
+        return decode_first_of(byte);
+    }
+    decode_first(byte)
+}
+
+#[inline]
+fn decode_first_of(byte: u8) -> Result<(bool, OpCode), WsError> {
     let opcode = match byte & 0x0F {
         0x0 => OpCode::Continuation,
         0x1 => OpCode::Text,
@@ -84,10 +104,32 @@ pub fn decode_first(byte: u8) -> Result<(bool, OpCode), WsError> {
 /// [`WsError::LengthTopBit`].
 #[inline]
 pub fn decode(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
+    let Some(first) = bytes.first() else {
+        return Ok(None);
+    };
+    decode_rest(bytes, decode_first(*first)?)
+}
+
+/// As [`decode`], on a connection that has agreed on permessage-deflate.
+///
+/// # Errors
+///
+/// Those of [`decode`].
+pub fn decode_compressible(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
+    let Some(first) = bytes.first() else {
+        return Ok(None);
+    };
+    decode_rest(bytes, decode_first_compressible(*first)?)
+}
+
+#[inline]
+fn decode_rest(
+    bytes: &[u8],
+    (fin, opcode): (bool, OpCode),
+) -> Result<Option<(FrameHeader, usize)>, WsError> {
     let [first, rest @ ..] = bytes else {
         return Ok(None);
     };
-    let (fin, opcode) = decode_first(*first)?;
     let [second, rest @ ..] = rest else {
         return Ok(None);
     };
@@ -118,6 +160,7 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
     };
     let header = FrameHeader {
         fin,
+        is_compressed: first & RSV1 != 0,
         opcode,
         mask,
         payload_len,
@@ -209,6 +252,9 @@ pub const UNMASKED_HEADER_BYTES_MAX: usize = 10;
 /// §5.5: the longest payload of a control frame, and of a two-byte header.
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 
+/// The bit of a header's first byte that says that the message is compressed (RFC 7692 §6).
+pub const RSV1: u8 = 0x40;
+
 const FIN: u8 = 0x80;
 const RSV: u8 = 0x70;
 const MASKED: u8 = 0x80;
@@ -242,6 +288,7 @@ mod tests {
                         let len = encode(fin, opcode, payload_len, mask, &mut out);
                         let header = FrameHeader {
                             fin,
+                            is_compressed: false,
                             opcode,
                             mask,
                             payload_len,
@@ -278,6 +325,23 @@ mod tests {
         for (bytes, error) in table {
             assert_eq!(decode(bytes), Err(error.clone()), "{bytes:x?}");
             assert_eq!(decode(&bytes[..bytes.len() - 1]), Ok(None), "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn the_first_frame_of_a_message_alone_may_be_compressed() {
+        for first in 0..=u8::MAX {
+            let bytes = [first, 0];
+            let decoded = decode_compressible(&bytes);
+            match (first & RSV, first & 0x0F) {
+                (RSV1, 0x1 | 0x2) => {
+                    let (header, len) = decoded.unwrap().unwrap();
+                    assert!(header.is_compressed && len == 2);
+                    assert_eq!(header.fin, first & FIN != 0);
+                    assert_eq!(decode(&bytes), Err(WsError::ReservedBits));
+                }
+                _ => assert_eq!(decoded, decode(&bytes), "{first:#x}"),
+            }
         }
     }
 

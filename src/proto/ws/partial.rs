@@ -5,6 +5,7 @@
 //!
 //! [`Connection`]: super::Connection
 
+use super::connection::progress::Mark;
 use super::error::WsError;
 use super::event::MessageKind;
 use super::header::{HEADER_BYTES_MAX, OpCode};
@@ -27,6 +28,8 @@ pub(super) struct Partial {
     pub(super) lent_len: Option<usize>,
     /// What the last event borrows, where it was assembled; emptied by the next poll.
     pub(super) finished: MessageBuf,
+    /// How far it had come when it last had got on.
+    pub(super) mark: Option<Mark>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +47,8 @@ pub(super) struct Assembly {
     pub(super) kind: MessageKind,
     pub(super) buf: MessageBuf,
     pub(super) utf8: Utf8Validator,
+    /// What is in `buf` is compressed: it is checked when it has been decompressed.
+    pub(super) is_compressed: bool,
     /// It is handed out in parts: nothing of it is in `buf`.
     pub(super) is_relayed: bool,
     /// Bytes of it that were handed out.
@@ -56,6 +61,14 @@ impl Partial {
     /// Whether nothing is in progress.
     pub(super) fn is_idle(&self) -> bool {
         self.header_len == 0 && self.frame.is_none() && self.message.is_none()
+    }
+
+    /// Bytes of the data message in progress that have been received.
+    pub(super) fn received_bytes(&self) -> usize {
+        let Some(message) = &self.message else {
+            return 0;
+        };
+        self.lent_len.unwrap_or(message.buf.len()) + message.relayed_bytes
     }
 
     /// Bytes of heap that this and its buffers take.
@@ -92,7 +105,7 @@ impl Frame {
 impl Assembly {
     /// Checks the next bytes of a text.
     pub(super) fn check(&mut self, payload: &[u8], is_last: bool) -> Result<(), WsError> {
-        if self.kind == MessageKind::Binary {
+        if self.kind == MessageKind::Binary || self.is_compressed {
             return Ok(());
         }
         self.utf8.push(payload)?;

@@ -325,7 +325,9 @@ impl Net {
                 ("deferred", core.deferred.len()),
                 ("speaking TLS", core.tls_open),
                 ("waiting for TLS", core.tls_waiting.len()),
+                ("takeover bytes", core.deflate.takeover_bytes()),
                 ("slots", worker.engine.slots_open()),
+                ("counted connections", core.addresses.connections()),
                 ("sends", worker.engine.sends_in_flight()),
                 ("buffers", worker.engine.buffers_out()),
             ];

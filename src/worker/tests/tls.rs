@@ -88,6 +88,12 @@ impl TlsClient {
         }
     }
 
+    /// Has these bytes stand in front of its handshake, which it has not begun to write.
+    pub(super) fn say_first(&mut self, bytes: &[u8]) {
+        assert!(self.wire.is_empty());
+        self.wire.extend_from_slice(bytes);
+    }
+
     pub(super) fn has_more_to_say(&self) -> bool {
         !self.wire.is_empty() || self.connection.wants_write()
     }

@@ -54,7 +54,11 @@ impl Connection {
         let Some(first) = bytes.first() else {
             return Ok(None);
         };
-        let (_, opcode) = header::decode_first(*first)?;
+        let (_, opcode) = if self.deflates {
+            header::decode_first_compressible(*first)?
+        } else {
+            header::decode_first(*first)?
+        };
         let in_message = self.partial.as_ref().is_some_and(|p| p.message.is_some());
         match opcode {
             OpCode::Continuation if !in_message => return Err(WsError::UnexpectedContinuation),
@@ -70,22 +74,33 @@ impl Connection {
                 _ => {}
             }
         }
-        header::decode(bytes)
+        if self.deflates {
+            header::decode_compressible(bytes)
+        } else {
+            header::decode(bytes)
+        }
     }
 
     /// Holds the message that the frame belongs to against the limit.
     pub(super) fn judge_len(&self, header: &FrameHeader) -> Result<usize, WsError> {
-        let buffered = match &self.partial {
-            Some(partial) if !header.opcode.is_control() => {
-                let message = partial.message.as_ref();
-                message.map_or(0, |m| m.buf.len() + m.relayed_bytes)
-            }
-            _ => 0,
-        };
+        let message = self.partial.as_ref().and_then(|p| p.message.as_ref());
+        let message = message.filter(|_| !header.opcode.is_control());
+        let buffered = message.map_or(0, |m| m.buf.len() + m.relayed_bytes);
         let len = header.payload_len.saturating_add(buffered as u64);
-        if !header.opcode.is_control() && len > u64::from(self.message_bytes_max) {
+        let is_compressed = header.is_compressed || message.is_some_and(|m| m.is_compressed);
+        let mut len_max = u64::from(self.message_bytes_max);
+        if is_compressed {
+            // What comes out of it is held against the limit as it does. What can't be compressed
+            // becomes longer, by much less than this.
+            len_max += len_max / 8 + COMPRESSED_EXCESS_BYTES;
+        }
+        if !header.opcode.is_control() && len > len_max {
             return Err(WsError::MessageTooBig { len });
         }
         usize::try_from(header.payload_len).map_err(|_| WsError::MessageTooBig { len })
     }
 }
+
+/// How much longer than itself, and an eighth of it, a message may be on the wire if it is compressed:
+/// each of its flushes adds some bytes, however short what was flushed.
+const COMPRESSED_EXCESS_BYTES: u64 = 256;

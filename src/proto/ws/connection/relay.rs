@@ -27,7 +27,8 @@ impl Connection {
         let Some((header, header_len)) = self.decode_header(input.remaining())? else {
             return Ok(None);
         };
-        if header.opcode.is_control() {
+        // What is compressed can't be passed on in parts: it is decompressed first.
+        if header.opcode.is_control() || header.is_compressed {
             return Ok(None);
         }
         let payload_len = self.judge_len(&header)?;
@@ -50,6 +51,9 @@ impl Connection {
             return Ok(Some(Event::Part(part)));
         }
         self.begin_frame(&header, payload_len, true);
+        if !header.fin || header.opcode == OpCode::Continuation {
+            input.count_fragment();
+        }
         self.hand_out(bytes, header_len)
     }
 
@@ -66,7 +70,7 @@ impl Connection {
     /// Whether the frame belongs to a message that is handed out in parts, or begins one that does not
     /// lie whole in the input.
     pub(super) fn relays_frame(&self, header: &FrameHeader) -> bool {
-        if header.opcode.is_control() {
+        if header.opcode.is_control() || header.is_compressed {
             return false;
         }
         match self.partial.as_ref().and_then(|p| p.message.as_ref()) {

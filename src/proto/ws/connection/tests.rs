@@ -35,6 +35,7 @@ fn seen(event: Event<'_>) -> Seen {
                 MessageKind::Binary => Seen::Binary(bytes),
             }
         }
+        Event::Compressed(message) => panic!("{message:?} although nothing was agreed on"),
         Event::Part(part) => panic!("{part:?} from a connection that does not relay"),
         Event::Ping(bytes) => Seen::Ping(bytes.to_vec()),
         Event::Pong(bytes) => Seen::Pong(bytes.to_vec()),
