@@ -9,6 +9,8 @@ use crate::{base::ids::CoreId, config::Config};
 pub enum Control {
     /// Take up this configuration; it has been validated.
     Reload(Arc<Config>),
+    /// New connections of TLS listeners are served with this; what is open is not touched.
+    Tls(Arc<rustls::ServerConfig>),
     /// Close everything, spread over the drain's window, and finish.
     Drain,
 }

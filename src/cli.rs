@@ -1,17 +1,21 @@
 //! L6: the command line.
 
-use std::{io::Write as _, net::SocketAddr, path::PathBuf};
+mod dev_cert;
+
+use std::{fmt::Write as _, io::Write as _, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use self::dev_cert::{DevCertArgs, DevCertError};
 use crate::{
     bench::{self, BenchArgs, BenchError},
     config::{ConfigError, Flags, Log, LogFormat},
     control::reload::Reloader,
     server::{Server, ServerError},
     sources::Sources,
+    tls::server_config::Material,
 };
 
 /// A WebSocket edge gateway: rooms, presence and fan-out on one io_uring per core.
@@ -30,6 +34,8 @@ enum Command {
     Serve(Args),
     /// Check the configuration and print what it comes to, with the source of each value.
     Check(Args),
+    /// Write a self-signed certificate with its key, for trying TLS out.
+    DevCert(DevCertArgs),
     /// Load a WebSocket server and measure what that costs it.
     Bench(Box<BenchArgs>),
 }
@@ -61,6 +67,10 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Check(args)) => check(args).map(|()| 0),
+        Some(Command::DevCert(args)) => {
+            print(&dev_cert::run(&args)?);
+            Ok(0)
+        }
         Some(Command::Bench(args)) => Ok(bench::run(*args)?),
         None => serve(cli.serve),
     }
@@ -68,10 +78,15 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
 
 fn serve(args: Args) -> anyhow::Result<u8> {
     let sources = sources(args);
-    let (config, _) = sources.load()?;
-    start_logging(&config.log)?;
-    let format = config.log.format;
-    let server = Server::start(config, Some(reloader(sources)))?;
+    let attempt = sources.attempt();
+    let loaded = attempt.result?;
+    start_logging(&loaded.config.log)?;
+    let format = loaded.config.log.format;
+    let reloader = Reloader {
+        load: Box::new(move || sources.attempt()),
+        directories: attempt.directories,
+    };
+    let server = Server::start(loaded, Some(reloader))?;
     if format == LogFormat::Text {
         print(&server.banner());
     }
@@ -80,8 +95,11 @@ fn serve(args: Args) -> anyhow::Result<u8> {
 
 /// All that is printed is a configuration again.
 fn check(args: Args) -> anyhow::Result<()> {
-    let (config, provenance) = sources(args).load()?;
-    print(&config.show(&provenance));
+    let loaded = sources(args).load()?;
+    print(&loaded.config.show(&loaded.provenance));
+    if let Some(tls) = &loaded.tls {
+        print(&describe(tls));
+    }
     print("\n# configuration is valid\n");
     Ok(())
 }
@@ -102,20 +120,27 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     let is_bench_usage = error
         .downcast_ref::<BenchError>()
         .is_some_and(BenchError::is_usage);
-    if is_config || is_usage || is_bench_usage {
+    let is_dev_cert_usage = error
+        .downcast_ref::<DevCertError>()
+        .is_some_and(DevCertError::is_usage);
+    if is_config || is_usage || is_bench_usage || is_dev_cert_usage {
         2
     } else {
         1
     }
 }
 
-/// Reads again all that the command line named.
-fn reloader(sources: Sources) -> Reloader {
-    let directories = sources.clone();
-    Reloader {
-        load: Box::new(move || sources.load().map(|(config, _)| config)),
-        directories: Box::new(move || directories.directories()),
+/// What the certificates are for, and what clients may take offence at, as comments of TOML.
+fn describe(tls: &Material) -> String {
+    let mut text = String::new();
+    for (n, identity) in tls.identities().iter().enumerate() {
+        let _ = write!(text, "\n# tls.certificates[{n}]: {identity}");
     }
+    for warning in tls.warnings() {
+        let _ = write!(text, "\n# warning: {warning}");
+    }
+    text.push('\n');
+    text
 }
 
 fn sources(args: Args) -> Sources {

@@ -7,6 +7,7 @@
 //! - [`proto`]: bytes to meaning and back
 //! - [`session`], [`hub`]: what a client may do; who receives
 //! - [`handler`], [`demo`]: the modes; the demo page
+//! - [`tls`]: TLS, without sockets
 //! - [`engine`], [`worker`]: system calls; one turn after the other on each core
 //! - [`control`]: the operator's interface
 //! - [`bench`]: the load generator, a program of its own
@@ -28,4 +29,5 @@ pub mod proto;
 pub mod server;
 pub mod session;
 pub mod sources;
+pub mod tls;
 pub mod worker;

@@ -12,7 +12,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     base::limits::{CONFIG_FILE_BYTES_MAX, CORES_MAX},
-    config::{Config, ConfigError, Flags, Layers, Provenance, Text, VARIABLE_PREFIX},
+    config::{Config, ConfigError, Flags, Layers, Text, VARIABLE_PREFIX},
+    control::reload::{Attempt, Loaded},
+    tls::server_config::{self, Material},
 };
 
 /// Everything that a configuration is made of, as the program was started.
@@ -47,11 +49,27 @@ impl Sources {
         }
     }
 
-    /// Reads every file as it is now, puts all layers together and checks the result.
+    /// Reads every file as it is now, puts all layers together and checks the result, the files that
+    /// it names included.
     ///
     /// # Errors
     /// Everything that is wrong, in one [`ConfigError`] whose text is for the operator.
-    pub fn load(&self) -> Result<(Config, Provenance), ConfigError> {
+    pub fn load(&self) -> Result<Loaded, ConfigError> {
+        self.attempt().result
+    }
+
+    /// Like [`Sources::load`], and says whatever comes of it in which directories a change may lead
+    /// to another result.
+    pub fn attempt(&self) -> Attempt {
+        let mut directories = self.directories();
+        let result = self.load_with(&mut directories);
+        Attempt {
+            result,
+            directories,
+        }
+    }
+
+    fn load_with(&self, directories: &mut Vec<PathBuf>) -> Result<Loaded, ConfigError> {
         let mut layers = Layers {
             environment: self.environment.clone(),
             settings: self.settings.clone(),
@@ -72,11 +90,45 @@ impl Sources {
                 Err(unreadable) => layers.unreadable.push(unreadable),
             }
         }
-        layers.load_and(|config| {
+        let mut tls = None;
+        let (config, provenance) = layers.load_and(|config| {
             // Only the logger knows its filters.
             let wrong = EnvFilter::try_new(&config.log.level).err();
-            let told = |e| ("log.level", format!("= {:?}: {e}", config.log.level));
-            wrong.map(told).into_iter().collect()
+            let told = |e| {
+                (
+                    "log.level".to_owned(),
+                    format!("= {:?}: {e}", config.log.level),
+                )
+            };
+            let mut faults: Vec<_> = wrong.map(told).into_iter().collect();
+            match self.read_tls(config, directories) {
+                Ok(material) => tls = material,
+                Err(wrong) => faults.extend(wrong),
+            }
+            faults
+        })?;
+        Ok(Loaded {
+            config,
+            provenance,
+            tls,
+        })
+    }
+
+    /// The files that `[tls]` names; adds their directories.
+    fn read_tls(
+        &self,
+        config: &Config,
+        directories: &mut Vec<PathBuf>,
+    ) -> Result<Option<Material>, Vec<(String, String)>> {
+        let base = self.parent().unwrap_or_default();
+        for directory in server_config::directories(&config.tls, &base) {
+            if !directories.contains(&directory) {
+                directories.push(directory);
+            }
+        }
+        Material::load(&config.tls, &base).map_err(|faults| {
+            let faults = faults.into_iter();
+            faults.map(|fault| (fault.key, fault.message)).collect()
         })
     }
 
@@ -206,7 +258,7 @@ mod tests {
             settings: vec!["limits.headers_max=7".to_owned()],
             ..Sources::default()
         };
-        let (config, _) = sources.load().unwrap();
+        let config = sources.load().unwrap().config;
         assert_eq!(config.limits.ping_interval.0, Duration::from_secs(5));
         assert_eq!(sources.files(), std::slice::from_ref(&main));
         assert_eq!(sources.directories(), std::slice::from_ref(&directory));
@@ -217,7 +269,9 @@ mod tests {
             fs::write(cores.join(format!("{core}.toml")), "backlog = 9\n").unwrap();
         }
         fs::write(&main, "[limits]\nping_interval = \"6s\"\n").unwrap();
-        let (config, provenance) = sources.load().unwrap();
+        let Loaded {
+            config, provenance, ..
+        } = sources.load().unwrap();
         assert_eq!(config.limits.ping_interval.0, Duration::from_secs(6));
         assert_eq!(config.limits.headers_max, 7);
         assert_eq!(config.core(10).backlog, 9);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Finished, Server, run_for};
+use common::{Finished, Server, certs::Tls, run_for};
 
 #[test]
 fn node_ws() {
@@ -23,6 +23,16 @@ fn node_ws() {
 }
 
 #[test]
+fn node_ws_over_tls() {
+    let module = here("clients/node/node_modules/ws");
+    needs(on_path("node"), "node");
+    needs(module.is_dir(), "the npm packages of tests/clients/node");
+    let mut node = program("node");
+    node.arg(here("clients/node/client.js"));
+    passes_over_tls(node, "NODE_EXTRA_CA_CERTS");
+}
+
+#[test]
 fn python_websockets() {
     let python = here(".tools/venv/bin/python");
     needs(
@@ -32,6 +42,18 @@ fn python_websockets() {
     let mut client = program(&python);
     client.arg(here("clients/python/client.py"));
     passes(client);
+}
+
+#[test]
+fn python_websockets_over_tls() {
+    let python = here(".tools/venv/bin/python");
+    needs(
+        python.exists(),
+        "the Python environment in tests/.tools/venv",
+    );
+    let mut client = program(&python);
+    client.arg(here("clients/python/client.py"));
+    passes_over_tls(client, "SSL_CERT_FILE");
 }
 
 #[test]
@@ -58,6 +80,18 @@ fn go_gorilla() {
 fn passes(mut client: Command) {
     let server = Server::start(&["--demo", "--set", "limits.message_bytes_max=2MiB"]);
     client.arg(server.url());
+    passes_at(&server, client);
+}
+
+/// The same, encrypted; the client finds whom to trust in the file that the variable `trust` names.
+fn passes_over_tls(mut client: Command, trust: &str) {
+    let tls = Tls::start(&["--demo", "--set", "limits.message_bytes_max=2MiB"]);
+    client.arg(tls.url()).env(trust, tls.trusted());
+    passes_at(&tls.server, client);
+    assert!(tls.server.counters().total("tls_handshakes_total") > 0);
+}
+
+fn passes_at(server: &Server, mut client: Command) {
     let Finished {
         code,
         stdout,
@@ -107,4 +141,4 @@ const GOPATH: &str = "/usr/share/gocode";
 /// For a whole program; every single step in it has a deadline of its own.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Each program runs this many checks, so that one that ran none can't pass.
-const CHECKS_MIN: usize = 17;
+const CHECKS_MIN: usize = 18;

@@ -8,7 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{Finished, Server, cores, run, tidegate};
+use common::{
+    Finished, Server,
+    certs::{self, Authority},
+    cores, run, tidegate,
+};
 
 /// A directory of this test's own, empty.
 fn directory(name: &str) -> PathBuf {
@@ -328,9 +332,31 @@ fn examples() -> Vec<(PathBuf, Vec<u16>)> {
     found
 }
 
+/// Where the example of a main file can be used: with the files that it names, if it does.
+fn usable(path: &Path, name: &str) -> PathBuf {
+    if !path.ends_with("production.toml") {
+        return path.to_owned();
+    }
+    let directory = directory(name);
+    let copy = directory.join("tidegate.toml");
+    write(
+        &copy,
+        &fs::read_to_string(path).expect("the example is there"),
+    );
+    let tls = directory.join("tls");
+    fs::create_dir_all(&tls).expect("the target directory can be written");
+    let authority = Authority::new("clients");
+    write(&tls.join("clients-ca.pem"), &authority.pem());
+    let server = Authority::new("servers").server(&["edge.example.com"], certs::NOW);
+    write(&tls.join("fullchain.pem"), &server.certificate.pem());
+    write(&tls.join("privkey.pem"), &server.key.serialize_pem());
+    copy
+}
+
 #[test]
 fn every_example_is_valid() {
     for (path, own) in examples() {
+        let path = usable(&path, "example-valid");
         let finished = check(&["--config", shown(&path)]);
         assert_eq!(finished.code, Some(0), "{path:?}: {finished:?}");
         for core in own {
@@ -343,7 +369,8 @@ fn every_example_is_valid() {
 #[test]
 fn the_production_example_has_every_key() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/production.toml");
-    let finished = check(&["--config", shown(&path)]);
+    let finished = check(&["--config", shown(&usable(&path, "example-keys"))]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
     let left_out: Vec<&str> = finished
         .stdout
         .lines()
@@ -359,7 +386,7 @@ fn the_production_example_has_every_key() {
 fn every_example_starts() {
     for (path, own) in examples() {
         let name = path.parent().and_then(Path::file_name);
-        let mut config = path.clone();
+        let mut config = usable(&path, "example-valid");
         if own.len() > 2 {
             let name = name.and_then(|name| name.to_str()).unwrap_or_default();
             let copy = directory(&format!("start-{name}"));
@@ -373,6 +400,9 @@ fn every_example_starts() {
         let here = cores(2);
         let mut args: Vec<String> = vec!["--config".to_owned(), shown(&config).to_owned()];
         let mut set = |setting: String| args.extend(["--set".to_owned(), setting]);
+        if path.ends_with("production.toml") {
+            set("tls.listen=127.0.0.1:0".to_owned());
+        }
         // The banner is for people.
         set("log.format=text".to_owned());
         if !own.is_empty() {

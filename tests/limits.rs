@@ -3,7 +3,7 @@
 mod common;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +15,6 @@ use common::{
     raw::{BINARY, CONTINUATION, FIN, PING, PONG, Raw, TEXT, frame, header, masked},
 };
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
 
 /// A gateway on so many cores with these settings.
 fn start(on: usize, settings: &[&str]) -> Server {
@@ -334,19 +333,8 @@ fn unfinished_requests_beyond_their_most_get_503() {
     server.wait_counter_blocking("sessions_open", 2);
 }
 
-/// A connection whose peer is 127.0.0.`host`.
-fn connect_from(host: u8, to: SocketAddr) -> Raw {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    let from = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, host)), 0);
-    socket.bind(&from.into()).expect("loopback is all ours");
-    socket
-        .connect_timeout(&to.into(), DEADLINE)
-        .expect("the listener accepts");
-    Raw::from_stream(socket.into())
-}
-
 fn status_from(host: u8, to: SocketAddr) -> (u16, Raw) {
-    let mut raw = connect_from(host, to);
+    let mut raw = Raw::connect_from(host, to);
     raw.upgrade_or_refusal("/ws");
     let status = raw.response().status;
     (status, raw)
@@ -414,7 +402,7 @@ fn handshakes_of_one_address_come_back_with_time() {
         let mut statuses = Vec::new();
         for _ in 0..6 {
             // Not even asked for: a connection counts, whatever comes of it.
-            let mut raw = connect_from(3, server.addr);
+            let mut raw = Raw::connect_from(3, server.addr);
             raw.upgrade_or_refusal("/ws");
             let response = raw.response();
             if response.status == 429 {

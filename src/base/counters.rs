@@ -78,6 +78,8 @@ counters! {
     mesh_window_bytes,
     /// Connections whose request is not complete.
     handshakes_inflight,
+    /// Connections that speak TLS.
+    tls_open,
     /// Addresses whose connections and handshakes this core counts.
     addresses_known,
     /// Bytes of memory that this core's clients take, as reckoned for `limits.memory_budget`.
@@ -88,6 +90,8 @@ counters! {
     accepted_total,
     /// Failed accepts, by any error.
     accept_errors_total,
+    /// Connections that their peer had reset before they were taken up.
+    gone_at_accept_total,
     /// Handshakes that ended in a WebSocket.
     upgraded_total,
     /// Requests refused with a 4xx or 5xx status.
@@ -102,8 +106,50 @@ counters! {
     refused_ip_connections_total,
     /// Connections refused with 429 because of `limits.handshakes_per_ip_per_second`.
     refused_ip_handshakes_total,
+    /// PROXY headers read.
+    proxy_headers_total,
+    /// Connections from `server.proxy_protocol` closed because they began with no PROXY header, or a
+    /// malformed one.
+    proxy_headers_refused_total,
+    /// Requests from `server.trusted_proxies` whose client a header named.
+    forwarded_total,
+    /// Requests from `server.trusted_proxies` refused with 400 because that header was malformed.
+    forwarded_refused_total,
     /// Heads that were not complete in time.
     handshake_timeouts_total,
+    /// TLS handshakes completed.
+    tls_handshakes_total,
+    /// Of these, taken up from an earlier session.
+    tls_handshakes_resumed_total,
+    /// TLS handshakes that failed because the client did not keep to TLS.
+    tls_failed_protocol_total,
+    /// TLS handshakes that failed because nothing suited both sides: version, cipher suite, key
+    /// exchange, application protocol, certificate.
+    tls_failed_negotiation_total,
+    /// TLS handshakes that failed because the client's certificate was missing or not accepted.
+    tls_failed_certificate_total,
+    /// TLS handshakes that the client ended with an alert, as it does if it does not trust us.
+    tls_failed_by_peer_total,
+    /// TLS handshakes whose client went away.
+    tls_failed_aborted_total,
+    /// TLS handshakes that failed here.
+    tls_failed_internal_total,
+    /// TLS handshakes that were not complete within `tls.handshake_timeout`.
+    tls_handshake_timeouts_total,
+    /// Steps of TLS handshakes that stood in line behind others, for a later turn.
+    tls_steps_deferred_total,
+    /// Fatal TLS alerts sent.
+    tls_alerts_sent_total,
+    /// Fatal TLS alerts received.
+    tls_alerts_received_total,
+    /// TLS connections closed because of a fault after their handshake.
+    tls_broken_total,
+    /// TLS connections whose client ended its stream without saying so in TLS.
+    tls_truncated_total,
+    /// Requests in plain text to a port that speaks TLS.
+    plain_on_tls_total,
+    /// TLS handshakes begun at a port that does not speak it.
+    tls_on_plain_total,
     /// Connections closed, for any reason.
     closed_total,
     /// WebSocket messages received.
@@ -134,6 +180,8 @@ counters! {
     data_too_large_total,
     /// Clients closed with 1009 because of `limits.message_bytes_max`.
     messages_too_big_total,
+    /// Clients closed with 1008 because of `limits.message_timeout`.
+    message_timeouts_total,
     /// Requests refused because of `limits.head_bytes_max`, `headers_max` or `target_bytes_max`.
     heads_too_large_total,
     /// Handshakes that agreed on compression.
@@ -184,6 +232,8 @@ counters! {
     throttled_total,
     /// Clients closed with 1008 because of `limits.control_frames_per_second`.
     control_floods_total,
+    /// Connections reset because they went on sending after their end.
+    sent_after_end_total,
     /// Clients closed with 4006 at the end of `limits.connection_lifetime`.
     lifetimes_total,
     /// Clients closed because the core's memory budget was nearly used up.

@@ -18,6 +18,8 @@ pub const TURN_ROOM_DELIVERIES_MAX: usize = 1024;
 pub const TURN_CLOSES_MAX: usize = 256;
 /// Stalled connections whose input is taken up again in one turn.
 pub const TURN_RESUMES_MAX: usize = 64;
+/// Bytes of it that are looked at in one go.
+pub const STALLED_SLICE_BYTES: usize = 16 * 1024;
 /// Messages of one client handled in one turn; what it has sent beyond them waits for the next.
 pub const TURN_CLIENT_MESSAGES_MAX: u32 = 512;
 /// Messages handled in one turn after which a client's share shrinks to
@@ -107,6 +109,25 @@ pub const MESH_DELIVERY_OVERHEAD_BYTES: u64 = 128;
 /// Data frames with at least this much still to come are received into the message's buffer.
 pub const DIRECT_RECEIVE_BYTES_MIN: usize = 32 * 1024;
 
+/// What a fragment of a message costs of `limits.bytes_per_second` beyond its bytes: as many of one byte
+/// as fit in a rate would cost more than as many messages.
+pub const FRAGMENT_COST_BYTES: usize = 64;
+/// Fragments that count for one message in a client's share of a turn.
+pub const FRAGMENTS_PER_MESSAGE: u32 = 16;
+/// Fragments after which it is seen whether a client has had that share.
+pub const FRAGMENTS_PER_PAUSE: u32 = 256;
+
+/// Steps of TLS handshakes taken in one turn: each may cost a signature.
+pub const TURN_TLS_STEPS_MAX: u32 = 1;
+/// Bytes of a TLS connection before its request is complete, as they arrive.
+pub const TLS_HEAD_BYTES_MAX: usize = 256 * 1024;
+/// Bytes encrypted for one send: what one connection may cost a turn.
+pub const TLS_SEND_BYTES_MAX: usize = 128 * 1024;
+/// Spare buffers for many records that a worker keeps, of up to two sends' bytes each.
+pub const SPARE_RECORD_BUFFERS_MAX: usize = 8;
+/// The capacity to which the room for decrypted bytes shrinks after use.
+pub const TLS_PLAIN_BYTES_KEPT: usize = 128 * 1024;
+
 /// Over how long refused messages are counted towards `limits.rate_breaches_max`.
 pub const RATE_BREACH_WINDOW: Duration = Duration::from_secs(10);
 /// Addresses without connections that a core remembers for their handshakes.
@@ -121,8 +142,8 @@ pub const MESSAGE_PATIENCE: Duration = Duration::from_secs(1);
 pub const BACKLOG_BYTES_MIN: usize = 16 * 1024;
 /// Connections with a backlog that are compared in one turn to find the largest.
 pub const TURN_BACKLOGS_COMPARED_MAX: usize = 1024;
-/// Clients evicted in one turn to free memory.
-pub const TURN_MEMORY_EVICTIONS_MAX: usize = 16;
+/// Clients evicted in one turn to free memory: as many as one turn can make take more.
+pub const TURN_MEMORY_EVICTIONS_MAX: usize = TURN_COMPLETIONS_MAX;
 /// How often memory is given back while it is short.
 pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the kernel is asked how much of a backlogged connection's output it still holds.
@@ -135,6 +156,9 @@ pub const PING_ROUNDS: u32 = 64;
 pub const LINGER: Duration = Duration::from_secs(2);
 /// Bytes that a lingering connection discards before it is reset.
 pub const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes that a client may send on after our close frame, before its own: as much as both kernels may hold
+/// of what it had sent before it could know.
+pub const CLOSING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a close frame waits for the peer's.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an evicted client may take to accept its close frame.
@@ -166,5 +190,14 @@ pub const CONFIG_PROBLEMS_MAX: usize = 200;
 pub const ROUTES_MAX: usize = 64;
 /// Entries of `[[rooms.match]]`: each new room's name is held against all of them.
 pub const ROOM_MATCHES_MAX: usize = 256;
+/// Certificates of `[[tls.certificates]]`.
+pub const CERTIFICATES_MAX: usize = 256;
+/// Bytes of a file with certificates or a key.
+pub const PEM_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Certificates that are sent as one chain.
+pub const CERTIFICATE_CHAIN_MAX: usize = 16;
+/// Bytes of names of issuers that a client is told when it is asked for a certificate; beyond them it
+/// is told none, which means any. All of them must fit into one handshake message.
+pub const ISSUER_HINTS_BYTES_MAX: usize = 16 * 1024;
 /// Workers that may have settings of their own.
 pub const CORES_MAX: u16 = 1024;

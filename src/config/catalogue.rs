@@ -1,7 +1,7 @@
 //! Every key that there is, with what is known of it.
 
 use super::{
-    Config, CoreFile, RoomMatch, Route,
+    Config, CoreFile, RoomMatch, Route, TlsCertificate,
     schema::{Key, Kind, Node, Reload},
 };
 
@@ -58,6 +58,7 @@ pub fn catalogue() -> Vec<Entry> {
         entries.append(&mut found);
     };
     add("", &Config::default(), false);
+    add("tls.certificates[]", &TlsCertificate::default(), true);
     add("rooms.match[]", &RoomMatch::default(), true);
     add("routes[]", &Route::default(), true);
     add("cores.N", &CoreFile::default(), false);

@@ -1,9 +1,11 @@
 //! What no single value shows: ranges, and values that do not go together.
 
+mod tls;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Config, ConfigError, Delivery, Limits, RouteLimits, SlowClient,
+    ClientAddress, Config, ConfigError, Delivery, Limits, RouteLimits, SlowClient,
     catalogue::{Entry, ROOT, catalogue},
     rooms::fits,
     schema::{Leaf, Node},
@@ -63,6 +65,7 @@ impl Config {
         let mut checks = Checks::default();
         self.check_ranges(&mut checks);
         self.check_server(&mut checks);
+        self.check_tls(&mut checks);
         check_limits(&self.limits, None, &mut checks);
         self.check_drain(&mut checks);
         self.check_rooms(&mut checks);
@@ -100,6 +103,12 @@ impl Config {
     fn check_server(&self, checks: &mut Checks) {
         let server = &self.server;
         check_listen("server.listen", &server.listen.0, checks);
+        let is_anywhere = !server.listen.0.is_empty() || !self.tls.listen.0.is_empty();
+        checks.check(is_anywhere, &["server.listen", "tls.listen"], || {
+            "server.listen must name at least one address, such as \"0.0.0.0:8080\", unless \
+             tls.listen does"
+                .to_owned()
+        });
         checks.check(is_list_of_cores(&server.cores), &["server.cores"], || {
             format!(
                 "server.cores = {} does not fit; expected \"all\", \"physical\" or a list such as \
@@ -118,6 +127,24 @@ impl Config {
         let is_name = server.node.len() <= 255 && !server.node.contains(char::is_control);
         checks.check(is_name, &["server.node"], || {
             "server.node must be at most 255 bytes without control characters".to_owned()
+        });
+        let (named_by, proxies) = (server.client_address, &server.trusted_proxies);
+        let keys = ["server.client_address", "server.trusted_proxies"];
+        let is_believed = named_by == ClientAddress::Peer || !proxies.is_empty();
+        checks.check(is_believed, &keys, || {
+            format!(
+                "server.client_address = {} believes nobody while server.trusted_proxies is empty; \
+                 expected the networks of your proxies there",
+                named_by.to_toml()
+            )
+        });
+        let is_asked = named_by != ClientAddress::Peer || proxies.is_empty();
+        checks.check(is_asked, &[keys[1], keys[0]], || {
+            format!(
+                "server.trusted_proxies = {} does nothing while server.client_address is \"peer\"; \
+                 expected \"forwarded\" or \"x-forwarded-for\" there",
+                proxies.to_toml()
+            )
         });
     }
 
@@ -298,9 +325,6 @@ impl Config {
                     format!("{key} = {cpu} is the same as {other}")
                 });
             }
-            if let Some(listen) = &own.listen {
-                check_listen(&format!("cores.{core}.listen"), &listen.0, checks);
-            }
             let key = format!("cores.{core}.routes");
             if let Some(routes) = &own.routes {
                 checks.check(!routes.is_empty(), &[&key], || {
@@ -345,9 +369,6 @@ fn general(path: &str) -> String {
 }
 
 fn check_listen(key: &str, listen: &[std::net::SocketAddr], checks: &mut Checks) {
-    checks.check(!listen.is_empty(), &[key], || {
-        format!("{key} must name at least one address, such as \"0.0.0.0:8080\"")
-    });
     for (n, address) in listen.iter().enumerate() {
         // Port 0 is another free one each time.
         let is_new = address.port() == 0 || !listen[..n].contains(address);

@@ -12,6 +12,8 @@ table! {
         pub cpu: Option<u32> = Restart;
         /// Where it accepts connections, in place of `server.listen`.
         pub listen: Option<Listen> = Restart replaces "server.listen";
+        /// Where it accepts encrypted connections, in place of `tls.listen`.
+        pub tls_listen: Option<Listen> = Restart replaces "tls.listen";
         /// The paths of the routes that it serves, in place of all.
         pub routes: Option<Vec<String>> = New;
         /// In place of `server.backlog`.
@@ -47,6 +49,7 @@ impl CoreFile {
     pub(super) fn forget(&mut self, main: &str) -> Option<&'static str> {
         match main {
             "server.listen" => self.listen.take().map(|_| "listen"),
+            "tls.listen" => self.tls_listen.take().map(|_| "tls_listen"),
             "server.backlog" => self.backlog.take().map(|_| "backlog"),
             "engine.kind" => self.engine.take().map(|_| "engine"),
             "engine.ring_entries" => self.ring_entries.take().map(|_| "ring_entries"),
@@ -76,6 +79,8 @@ pub struct CoreConfig {
     pub cpu: Option<u32>,
     /// Where it accepts connections.
     pub listen: Vec<SocketAddr>,
+    /// Where it accepts encrypted connections.
+    pub tls_listen: Vec<SocketAddr>,
     /// The paths of the routes that it serves; none is all.
     pub routes: Option<Vec<String>>,
     /// Connections that the kernel queues for it.
@@ -132,6 +137,12 @@ impl Config {
         CoreConfig {
             cpu: own.cpu,
             listen: own.listen.as_ref().unwrap_or(&self.server.listen).0.clone(),
+            tls_listen: own
+                .tls_listen
+                .as_ref()
+                .unwrap_or(&self.tls.listen)
+                .0
+                .clone(),
             routes: own.routes.clone(),
             backlog: own.backlog.unwrap_or(self.server.backlog),
             engine: Engine {

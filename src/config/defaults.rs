@@ -8,8 +8,9 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    AllPublishBy, ByteSize, Deflate, Delivery, Drain, Engine, EngineKind, Limits, Listen, Log,
-    LogFormat, PublishBy, Rooms, Server, SlowClient, Span,
+    AllPublishBy, ByteSize, ClientAddress, ClientAuth, ClientUser, Deflate, Delivery, Drain,
+    Engine, EngineKind, Limits, Listen, Log, LogFormat, PublishBy, Rooms, Server, SlowClient, Span,
+    Tls, TlsVersion,
 };
 
 const KIB: usize = 1024;
@@ -25,9 +26,29 @@ impl Default for Server {
             listen: Listen(vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080)]),
             cores: "all".to_owned(),
             node: String::new(),
+            proxy_protocol: Vec::new(),
+            client_address: ClientAddress::Peer,
+            trusted_proxies: Vec::new(),
             backlog: 4096,
             demo: false,
             reload_on_change: true,
+        }
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            listen: Listen(Vec::new()),
+            min_version: TlsVersion::V12,
+            handshake_timeout: seconds(5),
+            // A client that was cut off comes back within minutes.
+            ticket_lifetime: seconds(2 * 3600),
+            buffered: false,
+            client_auth: ClientAuth::None,
+            client_ca: None,
+            client_user: ClientUser::None,
+            certificates: Vec::new(),
         }
     }
 }
@@ -40,6 +61,7 @@ impl Default for Limits {
         ];
         Self {
             message_bytes_max: ByteSize(64 * KIB),
+            message_timeout: seconds(60),
             messages_per_second: 100,
             messages_burst: 200,
             rate_breaches_max: 10,

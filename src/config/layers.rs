@@ -79,13 +79,13 @@ impl Layers {
     }
 
     /// Like [`Layers::load`], with further checks of the result: `more` gives for each fault the
-    /// key and what is wrong with it.
+    /// key and what is wrong with it. It is called whatever has been found before.
     ///
     /// # Errors
     /// Everything that is wrong, as [`ConfigError::Problems`].
     pub fn load_and(
         &self,
-        more: impl FnOnce(&Config) -> Vec<(&'static str, String)>,
+        more: impl FnOnce(&Config) -> Vec<(String, String)>,
     ) -> Result<(Config, Provenance), ConfigError> {
         let mut config = Config::default();
         // Who has written nothing down wants to see something.
@@ -100,8 +100,8 @@ impl Layers {
             more(&config)
                 .into_iter()
                 .map(|(key, message)| Contradiction {
-                    keys: vec![key.to_owned()],
                     message: format!("{key} {message}"),
+                    keys: vec![key],
                 }),
         );
         contradictions.retain(|one| findings.is_worth_telling(one));

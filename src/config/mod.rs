@@ -4,8 +4,8 @@
 //! command line's own flags. A key that does not exist is an error, and all errors are told at
 //! once. This module reads text it is given; it opens no file.
 //!
-//! A key is written down in one place: its struct in `sections`, `rooms`, `routes` or `cores`, with
-//! its range and what a reload does with it. Its default stands in `defaults`, what operators read
+//! A key is written down in one place: its struct in `sections`, `tls`, `rooms`, `routes` or `cores`,
+//! with its range and what a reload does with it. Its default stands in `defaults`, what operators read
 //! of it in docs/CONFIG.md, which a test compares with the code.
 
 mod catalogue;
@@ -20,6 +20,7 @@ mod routes;
 mod schema;
 mod sections;
 mod show;
+mod tls;
 mod units;
 mod values;
 mod walk;
@@ -34,8 +35,10 @@ pub use rooms::{Delivery, PublishBy, RoomMatch, RoomOptions, Rooms, SlowClient};
 pub use routes::{DEMO_SLOW_PATH, Mode, Route, RouteLimits};
 pub use schema::{Key, Kind, Reload};
 pub use sections::{
-    Admin, AllPublishBy, Deflate, Drain, Engine, EngineKind, Limits, Listen, Log, LogFormat, Server,
+    Admin, AllPublishBy, ClientAddress, Deflate, Drain, Engine, EngineKind, Limits, Listen, Log,
+    LogFormat, Server,
 };
+pub use tls::{ClientAuth, ClientUser, Tls, TlsCertificate, TlsVersion};
 pub use units::{ByteSize, Span};
 
 use schema::table;
@@ -46,6 +49,8 @@ table! {
     pub struct Config {
         /// Where and on what the gateway runs.
         pub server: Server = Open;
+        /// Where and with which certificates connections are encrypted.
+        pub tls: Tls = Open;
         /// What one client may use, and what one core may.
         pub limits: Limits = Open;
         /// What holds for every room, and what differs for some.

@@ -64,6 +64,7 @@ macro_rules! route_limits {
 
 route_limits! {
     message_bytes_max: ByteSize = New, "limits.message_bytes_max";
+    message_timeout: Span = Open, "limits.message_timeout";
     messages_per_second: u32 = Open, "limits.messages_per_second";
     messages_burst: u32 = Open, "limits.messages_burst";
     rate_breaches_max: u32 = Open, "limits.rate_breaches_max";

@@ -24,6 +24,12 @@ table! {
         pub cores: String = Restart;
         /// The node's name in `connected`; empty takes the host's name.
         pub node: String = Restart;
+        /// Networks of balancers whose connections begin with a PROXY header.
+        pub proxy_protocol: Vec<IpNet> = New;
+        /// What names the client of a request from `trusted_proxies`.
+        pub client_address: ClientAddress = New;
+        /// Networks of proxies that are believed when they say whom a request is from.
+        pub trusted_proxies: Vec<IpNet> = New;
         /// Connections that the kernel queues per core before they are accepted.
         pub backlog: u32 = Restart in 1 => 65_535;
         /// Whether the demo page and `/echo` are served.
@@ -57,12 +63,27 @@ impl From<OneOrMany> for Listen {
     }
 }
 
+/// What names the client of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientAddress {
+    /// The connection: its other end, or whom its PROXY header names.
+    #[default]
+    Peer,
+    /// The `Forwarded` header (RFC 7239).
+    Forwarded,
+    /// The `X-Forwarded-For` header.
+    XForwardedFor,
+}
+
 table! {
     /// `[limits]` (protocol §7). A rate or a number of 0 is no limit where that is said.
     #[derive(Clone, Debug, PartialEq)]
     pub struct Limits {
         /// Longest message from a client; judged from its header.
         pub message_bytes_max: ByteSize = New in 1 => GIB;
+        /// How long a message may take without being finished or getting on; 0 is for ever.
+        pub message_timeout: Span = Open in 0 => YEAR;
         /// Messages that a client may send each second; 0 is no limit.
         pub messages_per_second: u32 = Open;
         /// Messages that it may send at once after a silence.

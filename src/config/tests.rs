@@ -1,6 +1,7 @@
 //! Tests of the layers as a whole.
 
 mod docs;
+mod tls;
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
@@ -496,6 +497,8 @@ fn everything() -> String {
     text = text.replace("# connections_max is not set", "connections_max = 7");
     text = text.replace("# memory_budget is not set", "memory_budget = \"1GiB\"");
     text = text.replace("# listen is not set", "listen = \"[::1]:9\"");
+    text = text.replace("# client_ca is not set", "client_ca = \"ca.pem\"");
+    text.push_str("\n[[tls.certificates]]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n");
     for name in ["chat:*", "score:\\\"*"] {
         let _ = write!(
             text,

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use super::{
-    AllPublishBy, ByteSize, Delivery, EngineKind, Listen, LogFormat, Mode, PublishBy, SlowClient,
-    Span,
+    AllPublishBy, ByteSize, ClientAddress, ClientAuth, ClientUser, Delivery, EngineKind, Listen,
+    LogFormat, Mode, PublishBy, SlowClient, Span, TlsVersion,
     schema::{Kind, Leaf},
 };
 
@@ -147,6 +147,9 @@ macro_rules! words {
 
 words! {
     AllPublishBy: "\"nobody\" or \"anyone\"" { Nobody = "nobody", Anyone = "anyone" }
+    ClientAddress: "\"peer\", \"forwarded\" or \"x-forwarded-for\"" {
+        Peer = "peer", Forwarded = "forwarded", XForwardedFor = "x-forwarded-for"
+    }
     PublishBy: "\"members\", \"anyone\" or \"backend\"" {
         Members = "members", Anyone = "anyone", Backend = "backend"
     }
@@ -157,5 +160,12 @@ words! {
     Delivery: "\"at_most_once\"" { AtMostOnce = "at_most_once", Acked = "acked" }
     EngineKind: "\"auto\", \"uring\" or \"epoll\"" { Auto = "auto", Uring = "uring", Epoll = "epoll" }
     LogFormat: "\"text\" or \"json\"" { Text = "text", Json = "json" }
+    TlsVersion: "\"1.2\" or \"1.3\"" { V12 = "1.2", V13 = "1.3" }
+    ClientAuth: "\"none\", \"optional\" or \"required\"" {
+        None = "none", Optional = "optional", Required = "required"
+    }
+    ClientUser: "\"none\", \"common_name\", \"dns\", \"email\" or \"uri\"" {
+        None = "none", CommonName = "common_name", Dns = "dns", Email = "email", Uri = "uri"
+    }
     Mode: "\"rooms\" or \"echo\"" { Rooms = "rooms", Echo = "echo" }
 }

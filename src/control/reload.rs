@@ -1,5 +1,6 @@
 //! Another configuration while the gateway runs: when it is asked for (SIGHUP) or its files
-//! change, it is read, checked, compared with the running one, and handed to every worker.
+//! change, it is read, checked, compared with the running one, and handed to every worker. So are the
+//! certificates that it names: all of it is taken up, or nothing.
 //!
 //! ```text
 //!   asked, or files changed and then left alone ──▶ load ──▶ wrong: told, counted, the old one stays
@@ -30,15 +31,36 @@ use super::process::ProcessCounters;
 use crate::{
     base::limits::{RELOAD_PATIENCE, RELOAD_QUIET, RELOAD_QUIET_MAX, RELOAD_RETRY},
     bridge::{Control, Report},
-    config::{Admin, Config, ConfigError, CoreFile, Engine, Log, Server},
+    config::{Admin, Config, ConfigError, CoreFile, Engine, Log, Provenance, Server, Tls},
+    tls::server_config::{Material, Serving},
 };
+
+/// A configuration, and what is in the files that it names.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// What is configured.
+    pub config: Config,
+    /// Where each value of it comes from.
+    pub provenance: Provenance,
+    /// What TLS is served with; none if no certificate is named.
+    pub tls: Option<Material>,
+}
+
+/// What came of reading a configuration.
+#[derive(Debug)]
+pub struct Attempt {
+    /// It, or everything that is wrong.
+    pub result: Result<Loaded, ConfigError>,
+    /// The directories in which a change may lead to another result.
+    pub directories: Vec<PathBuf>,
+}
 
 /// Where another configuration comes from.
 pub struct Reloader {
     /// Reads it as it is now, from all that it is made of.
-    pub load: Box<dyn Fn() -> Result<Config, ConfigError> + Send>,
-    /// The directories in which a change may concern it; asked before each load.
-    pub directories: Box<dyn Fn() -> Vec<PathBuf> + Send>,
+    pub load: Box<dyn Fn() -> Attempt + Send>,
+    /// The directories of the running one.
+    pub directories: Vec<PathBuf>,
 }
 
 impl fmt::Debug for Reloader {
@@ -72,6 +94,8 @@ pub struct Parts {
     pub reloader: Reloader,
     /// The validated one that runs.
     pub running: Arc<Config>,
+    /// What TLS is served with, if it is.
+    pub tls: Option<Serving>,
     /// Where triggers arrive.
     pub triggers: Receiver<Trigger>,
     /// Where changes of files are noted, if they are to be watched for.
@@ -93,6 +117,7 @@ pub fn spawn(parts: Parts) -> io::Result<()> {
     let watch = parts.watch.clone().map(Watch::new);
     let mut reload = Reload {
         behind: vec![false; parts.workers.len()],
+        behind_tls: vec![false; parts.workers.len()],
         late_at: None,
         told: String::new(),
         watch,
@@ -114,6 +139,8 @@ struct Reload {
     watch: Option<Watch>,
     /// Which workers have not taken the running configuration yet.
     behind: Vec<bool>,
+    /// Which have not taken what TLS is served with.
+    behind_tls: Vec<bool>,
     /// When it is to be said that some have not.
     late_at: Option<Instant>,
     /// What was last said about a configuration, so that files that go on changing do not have it
@@ -154,34 +181,87 @@ impl Reload {
     }
 
     fn reload(&mut self) {
-        // Before the files are read: what changes later is seen. Directories may have come, and
-        // a path may lead to another than before.
-        self.watch_directories();
-        let loaded = (self.parts.reloader.load)().and_then(|config| {
-            config.validate()?;
-            Ok(config)
+        let loaded = self.load().and_then(|loaded| {
+            loaded.config.validate()?;
+            Ok(loaded)
         });
-        let next = match loaded {
-            Ok(next) => next,
+        let Loaded {
+            config: next, tls, ..
+        } = match loaded {
+            Ok(loaded) => loaded,
             Err(error) => return self.refuse(&error.to_string()),
         };
         let strays = strays(&next, self.parts.workers.len());
         if !strays.is_empty() {
             return self.refuse(&strays);
         }
+        let tls = match self.changed_tls(tls) {
+            Ok(tls) => tls,
+            Err(error) => return self.refuse(&format!("TLS can't be prepared: {error}")),
+        };
         let change = Change::between(&self.parts.running, next);
         let keys = change.needs_restart.join(", ");
         if self.is_news(&format!("unchanged but for {keys}")) {
             if !keys.is_empty() {
                 warn!(%keys, "these changes take effect only after a restart");
             }
-            if change.sections.is_empty() {
+            if change.sections.is_empty() && tls.is_none() {
                 debug!("the configuration has not changed");
             }
         }
-        if change.sections.is_empty() {
-            return;
+        if !change.sections.is_empty() {
+            self.take_config(change);
         }
+        if let Some(tls) = tls {
+            self.take_tls(tls);
+        }
+        if self.is_anyone_behind() {
+            self.late_at = Some(Instant::now() + RELOAD_PATIENCE);
+            self.hand_out();
+        }
+    }
+
+    /// Reads the configuration from files that are watched when they are read, so that what changes
+    /// later is seen.
+    fn load(&mut self) -> Result<Loaded, ConfigError> {
+        // A path may lead to another directory than before.
+        self.watch_directories();
+        let mut attempt = (self.parts.reloader.load)();
+        if attempt.directories != self.parts.reloader.directories {
+            self.parts.reloader.directories = attempt.directories;
+            self.watch_directories();
+            attempt = (self.parts.reloader.load)();
+        }
+        attempt.result
+    }
+
+    /// What TLS is to be served with from now on, if that is something else than before.
+    fn changed_tls(&self, next: Option<Material>) -> Result<Option<Serving>, rustls::Error> {
+        let running = self.parts.tls.as_ref();
+        match (running, next) {
+            // Without certificates nobody listens any more after the next start; until then those
+            // that there are serve on.
+            (_, None) => Ok(None),
+            (Some(running), Some(next)) if running.material().is_same_as(&next) => Ok(None),
+            (Some(running), Some(next)) => running.replaced_by(next).map(Some),
+            (None, Some(next)) => Serving::new(next).map(Some),
+        }
+    }
+
+    fn take_tls(&mut self, tls: Serving) {
+        let counters = &self.parts.counters;
+        counters.tls_reloads_total.inc();
+        counters.set_expiry(tls.material());
+        let certificates = tls.material().identities().len();
+        info!(certificates, "certificates reloaded");
+        for warning in tls.material().warnings() {
+            warn!("{warning}");
+        }
+        self.parts.tls = Some(tls);
+        self.behind_tls.fill(true);
+    }
+
+    fn take_config(&mut self, change: Change) {
         self.parts.counters.reloads_total.inc();
         info!(sections = change.sections.join(", "), "reloaded");
         self.parts.running = Arc::new(change.config);
@@ -189,8 +269,6 @@ impl Reload {
         let running = Arc::clone(&self.parts.running);
         let _ = self.parts.reports.send(Report::Reloaded(running));
         self.behind.fill(true);
-        self.late_at = Some(Instant::now() + RELOAD_PATIENCE);
-        self.hand_out();
     }
 
     fn refuse(&mut self, reason: &str) {
@@ -211,15 +289,21 @@ impl Reload {
         is_news
     }
 
-    /// Offers the running configuration to the workers that have not taken it. None is waited for:
-    /// one that is late does not keep the others.
+    /// Offers the running configuration to the workers that have not taken it, and then what TLS is
+    /// served with. None is waited for: one that is late does not keep the others.
     fn hand_out(&mut self) {
-        for (behind, worker) in self.behind.iter_mut().zip(&self.parts.workers) {
-            if *behind {
-                let order = Control::Reload(Arc::clone(&self.parts.running));
-                // One that is gone has failed, and the process ends of it.
-                *behind = matches!(worker.try_send(order), Err(TrySendError::Full(_)));
+        let offer = |behind: &mut [bool], order: Control| {
+            for (behind, worker) in behind.iter_mut().zip(&self.parts.workers) {
+                if *behind {
+                    // One that is gone has failed, and the process ends of it.
+                    *behind = matches!(worker.try_send(order.clone()), Err(TrySendError::Full(_)));
+                }
             }
+        };
+        let running = Arc::clone(&self.parts.running);
+        offer(&mut self.behind, Control::Reload(running));
+        if let Some(tls) = &self.parts.tls {
+            offer(&mut self.behind_tls, Control::Tls(Arc::clone(tls.config())));
         }
         if !self.is_anyone_behind() {
             self.late_at = None;
@@ -228,7 +312,8 @@ impl Reload {
             .is_some_and(|late_at| Instant::now() >= late_at)
         {
             self.late_at = None;
-            let cores = (0..self.behind.len()).filter(|core| self.behind[*core]);
+            let is_behind = |core: &usize| self.behind[*core] || self.behind_tls[*core];
+            let cores = (0..self.behind.len()).filter(is_behind);
             let cores: Vec<String> = cores.map(|core| core.to_string()).collect();
             let cores = cores.join(", ");
             warn!(%cores, "these workers do not take the configuration yet");
@@ -236,12 +321,12 @@ impl Reload {
     }
 
     fn is_anyone_behind(&self) -> bool {
-        self.behind.contains(&true)
+        self.behind.contains(&true) || self.behind_tls.contains(&true)
     }
 
     fn watch_directories(&mut self) {
         if let Some(watch) = &mut self.watch {
-            watch.follow((self.parts.reloader.directories)());
+            watch.follow(&self.parts.reloader.directories);
         }
     }
 }
@@ -304,7 +389,7 @@ impl Watch {
     }
 
     /// Watches these and no others, each as its path leads to it now.
-    fn follow(&mut self, directories: Vec<PathBuf>) {
+    fn follow(&mut self, directories: &[PathBuf]) {
         let Some(watcher) = &mut self.watcher else {
             return;
         };
@@ -313,8 +398,8 @@ impl Watch {
             let _ = watcher.unwatch(&old);
         }
         for directory in directories {
-            match watcher.watch(&directory, RecursiveMode::NonRecursive) {
-                Ok(()) => self.directories.push(directory),
+            match watcher.watch(directory, RecursiveMode::NonRecursive) {
+                Ok(()) => self.directories.push(directory.clone()),
                 Err(error) if !self.has_complained => {
                     self.has_complained = true;
                     let directory = directory.display();
@@ -375,7 +460,10 @@ impl Change {
     fn between(running: &Config, mut next: Config) -> Self {
         let mut needs = Vec::new();
         keep!(needs, "server", &running.server => next.server,
-            Server { listen, cores, node, backlog, reload_on_change; demo });
+            Server { listen, cores, node, backlog, reload_on_change; demo, proxy_protocol, client_address, trusted_proxies });
+        keep!(needs, "tls", &running.tls => next.tls,
+            Tls { listen; min_version, handshake_timeout, ticket_lifetime, buffered, client_auth, client_ca,
+                client_user, certificates });
         keep!(needs, "engine", &running.engine => next.engine,
             Engine { kind, ring_entries, cq_entries, recv_buffers, recv_buffer_bytes,
                 accept_batch, busy_poll, coalesce });
@@ -387,7 +475,7 @@ impl Change {
             let before = running.cores.get(&core).unwrap_or(&none);
             let mut after = next.cores.remove(&core).unwrap_or_default();
             keep!(needs, format!("cores.{core}"), before => after,
-                CoreFile { cpu, listen, backlog, engine, ring_entries, cq_entries, recv_buffers,
+                CoreFile { cpu, listen, tls_listen, backlog, engine, ring_entries, cq_entries, recv_buffers,
                     recv_buffer_bytes, accept_batch, busy_poll, coalesce;
                     routes, connections_max, handshakes_inflight_max, memory_budget });
             if after != none || running.cores.contains_key(&core) {
@@ -396,6 +484,7 @@ impl Change {
         }
         let differs = [
             ("server", running.server != next.server),
+            ("tls", running.tls != next.tls),
             ("limits", running.limits != next.limits),
             ("rooms", running.rooms != next.rooms),
             ("routes", running.routes != next.routes),

@@ -183,7 +183,7 @@ pub trait Engine {
     fn resume_receive(&mut self, conn: ConnKey);
 
     /// Stops receiving. Chunks may still come, then [`Event::ReceivePaused`] (or
-    /// [`Event::ReceiveEnded`]).
+    /// [`Event::ReceiveEnded`]). A receive into a buffer ends with that buffer as it is.
     fn pause_receive(&mut self, conn: ConnKey);
 
     /// Receives once, at most `bytes_max`, to the end of `buf`. Only while paused.

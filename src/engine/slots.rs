@@ -589,7 +589,8 @@ impl<K: Kernel> Engine for Slots<K> {
                 slot.receive = Receive::Halted;
                 self.halted.push_back(conn);
             }
-            Receive::Off | Receive::Pausing | Receive::Halted | Receive::Into | Receive::Ended => {}
+            Receive::Into => self.kernel.cancel_receive_into(conn),
+            Receive::Off | Receive::Pausing | Receive::Halted | Receive::Ended => {}
         }
     }
 

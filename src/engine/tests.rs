@@ -37,6 +37,7 @@ macro_rules! over {
             one_send_takes_many_segments_and_goes_on_when_it_was_short,
             pausing_keeps_the_order_and_large_payloads_land_in_their_own_buffer,
             closing_cancels_what_is_in_flight,
+            a_buffer_that_nothing_comes_into_is_given_back,
             a_reset_close_is_seen_as_one,
             more_connections_than_the_queues_have_entries,
             the_end_of_input_comes_after_the_last_byte_however_it_is_received,
@@ -311,6 +312,33 @@ pub(super) fn closing_cancels_what_is_in_flight<K: Real>() {
         .receive_into(lent, Vec::with_capacity(4096), 4096);
     rig.engine.submit();
     rig.end(&[receiving, sending, lent]);
+}
+
+pub(super) fn a_buffer_that_nothing_comes_into_is_given_back<K: Real>() {
+    let mut rig = Rig::<K>::new(4, 1024);
+    let (conn, mut client) = rig.connect();
+    let mut own = Vec::with_capacity(4096);
+    own.extend_from_slice(b"head");
+    rig.engine.receive_into(conn, own, 4000);
+    rig.engine.submit();
+    rig.engine.pause_receive(conn);
+    let own = rig.until(|_, event| match event {
+        Event::ReceivedInto { buf, .. } => Some(buf),
+        other => panic!("{other:?} instead of the buffer"),
+    });
+    assert_eq!(own, b"head");
+    // What comes later is received as ever.
+    rig.engine.resume_receive(conn);
+    client.write_all(b"later").unwrap();
+    let mut got = Vec::new();
+    rig.until(|rig, event| {
+        if let Event::Received { chunk, .. } = event {
+            got.extend_from_slice(rig.engine.chunk_mut(&chunk));
+            rig.engine.release(chunk);
+        }
+        (got == b"later").then_some(())
+    });
+    rig.end(&[conn]);
 }
 
 pub(super) fn a_reset_close_is_seen_as_one<K: Real>() {

@@ -157,13 +157,13 @@ impl Room {
             for encoding in Encoding::ALL {
                 let index = encoding.index();
                 let (all, deflating) = (interest.members[index], interest.deflating[index]);
-                if deflating > 0
-                    && let Some(frame) = &frames.deflated[index]
-                {
+                let deflated = frames.deflated.as_ref().and_then(|all| all[index].as_ref());
+                let deflated = deflated.filter(|_| deflating > 0);
+                if let Some(frame) = deflated {
                     bytes += frame.len();
-                    mine.deflated[index] = Some(frame.clone());
+                    mine.deflated.get_or_insert_default()[index] = Some(frame.clone());
                 }
-                let takes_all = mine.deflated[index].is_some() && all == deflating;
+                let takes_all = deflated.is_some() && all == deflating;
                 if all > 0 && !takes_all {
                     mine.by_encoding[index].clone_from(&frames.by_encoding[index]);
                     bytes += mine.by_encoding[index].as_ref().map_or(0, Bytes::len);

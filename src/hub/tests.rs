@@ -1,5 +1,6 @@
 //! One hub by itself: what it says to whom, and what it refuses.
 
+mod deflate;
 mod options;
 
 use bytes::Bytes;

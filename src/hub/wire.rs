@@ -349,8 +349,9 @@ impl Delivery {
 pub struct Frames {
     /// By [`Encoding::index`].
     pub by_encoding: [Option<Bytes>; Encoding::COUNT],
-    /// The same, compressed, where that makes it smaller and someone takes it so.
-    pub deflated: [Option<Bytes>; Encoding::COUNT],
+    /// The same, compressed, where that makes it smaller and someone takes it so. In a box, as few
+    /// messages have it and all are moved about.
+    pub deflated: Option<Box<[Option<Bytes>; Encoding::COUNT]>>,
     /// How many messages stand behind the first of each: where several went out as one, raw members get
     /// them all, the others a batch.
     pub more: [u32; Encoding::COUNT],

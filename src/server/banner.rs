@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use super::cpus::numbers;
+use super::{cpus::numbers, listen::Address};
 use crate::{
     config::{Config, CoreLimits, MachineShare, Mode},
     worker::run::EngineChoice,
@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Banner<'a> {
     pub(super) config: &'a Config,
-    pub(super) addresses: &'a [SocketAddr],
+    pub(super) addresses: &'a [Address],
     pub(super) admin: Option<SocketAddr>,
     pub(super) cpus: &'a [usize],
     /// What decided on them, if it was not the operator alone.
@@ -33,15 +33,16 @@ impl Banner<'_> {
             let _ = writeln!(text, "  {name:<11} {value}");
         };
         for address in self.addresses {
-            line("listening", &format_args!("ws://{address}/ws"));
+            line("listening", &format_args!("{address}/ws"));
         }
         if !self.config.routes.is_empty() {
             line("routes", &self.routes());
         } else if self.config.has_demo()
             && let Some(first) = self.addresses.first()
         {
-            line("demo", &format_args!("http://{first}/"));
-            line("echo", &format_args!("ws://{first}/echo"));
+            let page = if first.is_tls { "https" } else { "http" };
+            line("demo", &format_args!("{page}://{}/", first.socket));
+            line("echo", &format_args!("{first}/echo"));
         }
         if let Some(admin) = self.admin {
             line("admin", &format_args!("http://{admin}"));
@@ -155,9 +156,11 @@ mod tests {
             ..CoreFile::default()
         };
         config.cores.insert(1, own);
-        let addresses: Vec<SocketAddr> = ["127.0.0.1:1", "[::1]:2"]
-            .map(|address| address.parse().unwrap())
-            .to_vec();
+        let address = |socket: &str, is_tls| Address {
+            socket: socket.parse().unwrap(),
+            is_tls,
+        };
+        let addresses = [address("127.0.0.1:1", false), address("[::1]:2", true)];
         let banner = Banner {
             config: &config,
             addresses: &addresses,
@@ -173,7 +176,7 @@ mod tests {
         };
         let text = banner.text();
         for line in [
-            "  listening   ws://127.0.0.1:1/ws\n  listening   ws://[::1]:2/ws\n",
+            "  listening   ws://127.0.0.1:1/ws\n  listening   wss://[::1]:2/ws\n",
             "  cores       0,3,4 (3 workers: 3 of 8 because of the CPU quota of 2.5)\n",
             "  limits      4096 descriptors\n",
             "              worker 0,2: 1000 connections, 1.0 GiB for clients\n",

@@ -15,7 +15,11 @@ use std::{
 use flume::{RecvTimeoutError, TrySendError};
 use tracing::{info, warn};
 
-use self::{banner::Banner, cpus::Choice, listen::Plan};
+use self::{
+    banner::Banner,
+    cpus::Choice,
+    listen::{Address, Plan},
+};
 use crate::{
     base::{counters::Counters, limits::SHUTDOWN_GRACE, rng::Rng, time::Now},
     bridge::{Control, Report},
@@ -23,11 +27,12 @@ use crate::{
     control::{
         admin::{self, Counted},
         process::ProcessCounters,
-        reload::{self, Reloader},
+        reload::{self, Loaded, Reloader},
     },
     engine::uring::UringError,
     hub::{Hub, Routes},
     machine::Machine,
+    tls::server_config::{Material, Serving},
     worker::{
         Parts, mesh,
         run::{self, EngineChoice, Thread},
@@ -130,7 +135,7 @@ impl Outcome {
 /// A gateway that is running.
 #[derive(Debug)]
 pub struct Server {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     admin: Option<SocketAddr>,
     choice: Choice,
     share: MachineShare,
@@ -140,19 +145,22 @@ pub struct Server {
     reports: flume::Receiver<Report>,
     counters: Vec<Arc<Counters>>,
     config: Arc<Config>,
+    tls: Option<Serving>,
     /// A signal to end that came while it started.
     early: Option<i32>,
 }
 
 impl Server {
-    /// Starts the gateway: returns when every worker accepts connections. With a `reloader`,
-    /// SIGHUP and, if so configured, changed files lead to another configuration.
+    /// Starts the gateway on a configuration and what it was read with: returns when every worker
+    /// accepts connections. With a `reloader`, SIGHUP and, if so configured, changed files lead to
+    /// another configuration.
     ///
     /// # Errors
     /// [`ServerError`] says what is missing and whose it is.
-    pub fn start(config: Config, reloader: Option<Reloader>) -> Result<Self, ServerError> {
-        config.validate()?;
-        let config = Arc::new(config);
+    pub fn start(loaded: Loaded, reloader: Option<Reloader>) -> Result<Self, ServerError> {
+        loaded.config.validate()?;
+        let config = Arc::new(loaded.config);
+        let tls = loaded.tls.map(prepare_tls).transpose()?;
         let machine = Machine::here().map_err(system("asking which cores may be used"))?;
         let choice = place(&config, &machine)?;
         let cores = choice.cpus.len();
@@ -177,11 +185,15 @@ impl Server {
             reports,
             counters: (0..cores).map(|_| Arc::default()).collect(),
             config,
+            tls,
             early: None,
         };
         server.spawn_workers(listeners.by_worker, &report_sender)?;
         server.await_workers()?;
         let process = Arc::new(ProcessCounters::default());
+        if let Some(tls) = &server.tls {
+            process.set_expiry(tls.material());
+        }
         if let Some((_, listener)) = admin {
             let counted = Counted {
                 cores: server.counters.clone(),
@@ -195,6 +207,7 @@ impl Server {
             reload::spawn(reload::Parts {
                 reloader,
                 running: Arc::clone(&server.config),
+                tls: server.tls.clone(),
                 triggers,
                 watch: watches.then_some(trigger),
                 workers: server.controls.clone(),
@@ -208,7 +221,7 @@ impl Server {
 
     fn spawn_workers(
         &mut self,
-        listeners: Vec<Vec<std::os::fd::OwnedFd>>,
+        listeners: Vec<listen::Own>,
         reports: &flume::Sender<Report>,
     ) -> Result<(), ServerError> {
         let cores = self.choice.cpus.len() as u16;
@@ -222,6 +235,14 @@ impl Server {
             let own_seed = seed[0] ^ (core as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let core = core as u16;
             let share = self.share;
+            let tls = self.tls.as_ref().map(|tls| Arc::clone(tls.config()));
+            if tls.is_none() && listeners.are_tls.contains(&true) {
+                return Err(ConfigError::Invalid {
+                    origin: "tls.certificates".to_owned(),
+                    message: "no certificate has been read".to_owned(),
+                }
+                .into());
+            }
             let parts = move || {
                 let mut rng = Rng::new(own_seed);
                 let routes = Routes::new(cores, seed);
@@ -235,6 +256,8 @@ impl Server {
                     mesh,
                     counters,
                     rng,
+                    tls,
+                    tls_listeners: listeners.are_tls,
                     now: Now::default(),
                 }
             };
@@ -242,7 +265,7 @@ impl Server {
             self.controls.push(control);
             let thread = Thread {
                 cpu: *cpu,
-                listeners,
+                listeners: listeners.sockets,
                 engine: self.engine.applied_to(&self.config.core(core).engine),
                 control: orders,
                 reports: reports.clone(),
@@ -272,7 +295,12 @@ impl Server {
     fn say_listening(&self) {
         let cores = self.choice.cpus.len();
         for address in &self.addresses {
-            info!(%address, cores, engine = self.engine.name(), "listening");
+            info!(address = %address.socket, tls = address.is_tls, cores, engine = self.engine.name(), "listening");
+        }
+        if let Some(tls) = &self.tls {
+            for warning in tls.material().warnings() {
+                warn!("{warning}");
+            }
         }
         let cpus = cpus::numbers(&self.choice.cpus);
         if let Some(why) = &self.choice.why {
@@ -283,9 +311,11 @@ impl Server {
         }
     }
 
-    /// Where clients connect: every address, the first worker's first.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    /// Where clients connect: every address with whether it is for encrypted connections, the first
+    /// worker's first.
+    pub fn addresses(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
+        let addresses = self.addresses.iter();
+        addresses.map(|address| (address.socket, address.is_tls))
     }
 
     /// What each worker counts, by core.
@@ -399,6 +429,10 @@ fn place(config: &Config, machine: &Machine) -> Result<Choice, ServerError> {
     })?;
     choice.cpus = cpus::assign(&choice.cpus, config, machine).map_err(ServerError::Placement)?;
     Ok(choice)
+}
+
+fn prepare_tls(material: Material) -> Result<Serving, ServerError> {
+    Serving::new(material).map_err(|error| system("preparing TLS")(io::Error::other(error)))
 }
 
 fn random_seed() -> Result<[u64; 4], ServerError> {

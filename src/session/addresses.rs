@@ -107,6 +107,13 @@ impl Addresses {
         self.known.len()
     }
 
+    /// How many connections are counted.
+    #[cfg(test)]
+    pub fn connections(&self) -> usize {
+        let counted = self.known.values();
+        counted.map(|address| address.connections as usize).sum()
+    }
+
     /// Whether none is known.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()

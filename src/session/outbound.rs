@@ -90,11 +90,13 @@ impl SpareBuffers {
         self.tally
     }
 
-    fn take(&mut self) -> Vec<u8> {
+    /// An empty buffer.
+    pub fn take(&mut self) -> Vec<u8> {
         self.empty.pop().unwrap_or_default()
     }
 
-    fn put(&mut self, mut buf: Vec<u8>) {
+    /// Gives a buffer back, to be kept if it is worth it.
+    pub fn put(&mut self, mut buf: Vec<u8>) {
         if self.empty.len() < SPARE_BUFFERS_MAX
             && (1..=SPARE_BUFFER_BYTES_MAX).contains(&buf.capacity())
         {
@@ -103,8 +105,9 @@ impl SpareBuffers {
         }
     }
 
+    /// An empty batch.
     #[inline]
-    fn take_batch(&mut self) -> Box<SendBatch> {
+    pub fn take_batch(&mut self) -> Box<SendBatch> {
         self.batches.pop().unwrap_or_default()
     }
 
@@ -428,6 +431,16 @@ impl Outbound {
         if !pending.is_empty() {
             self.pending = Some(pending);
         }
+    }
+
+    /// Of what is on its way, `plain` bytes have become `sealed` ones.
+    pub const fn on_sealed(&mut self, plain: usize, sealed: usize) {
+        self.in_flight = self.in_flight.saturating_sub(plain as u32) + sealed as u32;
+    }
+
+    /// Of what is on its way, `plain` bytes will not become any.
+    pub const fn forget_unsealed(&mut self, plain: usize) {
+        self.in_flight = self.in_flight.saturating_sub(plain as u32);
     }
 
     /// The kernel took `bytes` of what is on its way.

@@ -1,6 +1,9 @@
 //! One connection of a worker, from its first byte to its last.
 //!
 //! ```text
+//! Preface                                (only from balancers that send a PROXY header)
+//!    │ a PROXY header, an address that is let in
+//!    ▼
 //!   Head ──101──▶ Open ──our close──▶ Closing ──the peer's close──▶ Lingering ──▶ gone
 //!    │             │                                                    ▲
 //!    │             └──the peer's close, a breach of RFC 6455────────────┤
@@ -14,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use super::routes::{NO_ROUTE, RouteId};
+use super::{
+    routes::{NO_ROUTE, RouteId},
+    tls::Tls,
+};
 use crate::{
     base::{
         ids::SessionKey,
@@ -27,6 +33,7 @@ use crate::{
     engine::ConnKey,
     proto::{
         http1::HeadReader,
+        proxy_header::ProxyHeaderReader,
         ws::{Connection, deflate::Takeover},
     },
     session::{outbound::Outbound, rates::Rates},
@@ -74,14 +81,18 @@ pub(super) struct Conn {
     pub(super) is_draining: bool,
     /// It was refused before its request was read.
     pub(super) is_refused: bool,
-    /// It counts among its address's connections.
-    pub(super) is_counted: bool,
+    /// Whether it counts among its address's connections.
+    pub(super) counting: Counting,
+    /// It was closed to free the memory that it takes.
+    pub(super) is_leaving: bool,
     /// It is listed among those with a backlog.
     pub(super) is_backlogged: bool,
     /// It asked for pings as messages.
     pub(super) app_heartbeat: bool,
     /// The message that is being passed on in parts was one too many.
     pub(super) drops_parts: bool,
+    /// It speaks TLS ([`Rare::tls`]), or will once it is let in.
+    pub(super) is_tls: bool,
 }
 
 /// What few connections have at a time.
@@ -99,6 +110,8 @@ pub(super) struct Rare {
     pub(super) unsent: usize,
     /// When it was last asked.
     pub(super) unsent_at: Instant,
+    /// What it speaks TLS with: for few connections or for all.
+    pub(super) tls: Option<Box<Tls>>,
     /// What it keeps to compress and decompress; as long as it lives.
     pub(super) takeover: Option<Box<Takeover>>,
 }
@@ -123,8 +136,17 @@ pub(super) enum Peer {
     V6(Box<SocketAddrV6>),
 }
 
+/// Whether a connection counts among those of [`Conn::peer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counting {
+    Not,
+    /// Its request tells whose it is: it comes from a trusted proxy.
+    Awaited,
+    Counted,
+}
+
 impl Peer {
-    fn new(address: Option<SocketAddr>) -> Self {
+    pub(super) fn new(address: Option<SocketAddr>) -> Self {
         match address {
             None => Self::Unknown,
             Some(SocketAddr::V4(v4)) => Self::V4(*v4.ip(), v4.port()),
@@ -144,12 +166,18 @@ impl Peer {
 
 #[derive(Debug)]
 pub(super) enum State {
+    /// Its PROXY header is not complete.
+    Preface(ProxyHeaderReader),
     /// Its request head is not complete.
     Head(HeadReader),
     /// A WebSocket.
     Open { ws: Connection, mode: Mode },
     /// A WebSocket that was sent a close frame and has not answered.
-    Closing { ws: Connection },
+    Closing {
+        ws: Connection,
+        /// Input since, in bytes.
+        discarded: usize,
+    },
     /// Nothing is read any more but the end.
     Lingering {
         /// Input thrown away so far, in bytes.
@@ -195,7 +223,20 @@ pub(super) enum Ping {
 #[derive(Debug)]
 pub(super) struct Stall {
     pub(super) bytes: Vec<u8>,
+    /// How many of them have been looked at.
+    pub(super) at: usize,
     pub(super) cause: StallCause,
+}
+
+impl Stall {
+    /// Gives the memory of what has been looked at back, once that is half of it.
+    pub(super) fn give_back(&mut self) {
+        if self.at > self.bytes.len() / 2 {
+            self.bytes.drain(..self.at);
+            self.bytes.shrink_to_fit();
+            self.at = 0;
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +247,8 @@ pub(super) enum StallCause {
     Backlog,
     /// It has had its share of this turn.
     Turn,
+    /// The core that counts its address is asked whether it is let in.
+    Admission,
 }
 
 impl Conn {
@@ -236,10 +279,12 @@ impl Conn {
             ended: false,
             is_draining: false,
             is_refused: false,
-            is_counted: false,
+            counting: Counting::Not,
+            is_leaving: false,
             is_backlogged: false,
             app_heartbeat: false,
             drops_parts: false,
+            is_tls: false,
         }
     }
 
@@ -316,23 +361,54 @@ impl Conn {
         }
     }
 
+    /// What it speaks TLS with.
+    #[inline]
+    pub(super) fn tls_mut(&mut self) -> Option<&mut Tls> {
+        self.rare.as_mut()?.tls.as_deref_mut()
+    }
+
+    /// The same, and its queue.
+    pub(super) fn tls_and_outbound(&mut self) -> Option<(&mut Tls, &mut Outbound)> {
+        let tls = self.rare.as_mut()?.tls.as_deref_mut()?;
+        Some((tls, &mut self.outbound))
+    }
+
+    /// What it speaks TLS with.
+    #[inline]
+    pub(super) fn tls(&self) -> Option<&Tls> {
+        self.rare.as_ref()?.tls.as_deref()
+    }
+
+    /// Whether something waits to be handed over.
+    #[inline]
+    pub(super) fn has_output(&self) -> bool {
+        !self.outbound.is_empty() || self.is_tls && self.tls().is_some_and(Tls::has_output)
+    }
+
+    /// Whether everything has been handed over and taken.
+    pub(super) fn is_drained(&self) -> bool {
+        self.outbound.is_drained() && !self.has_output()
+    }
+
     /// Whether its request is still to come.
     pub(super) const fn is_head(&self) -> bool {
-        matches!(self.state, State::Head(_))
+        matches!(self.state, State::Preface(_) | State::Head(_))
     }
 
     /// Bytes that it has sent in part, or that nobody has looked at yet.
     pub(super) fn input_bytes(&self) -> usize {
         let partial = match &self.state {
+            State::Preface(reader) => reader.buffered_bytes(),
             State::Head(reader) => reader.buffered_bytes(),
-            State::Open { ws, .. } | State::Closing { ws } => ws.buffered_bytes(),
+            State::Open { ws, .. } | State::Closing { ws, .. } => ws.buffered_bytes(),
             State::Lingering { .. } => 0,
         };
         let Some(rare) = &self.rare else {
             return partial;
         };
         let stalled = rare.stalled.as_ref();
-        partial + rare.direct.capacity + stalled.map_or(0, |stall| stall.bytes.capacity())
+        let tls = rare.tls.as_ref().map_or(0, |tls| tls.buffered_bytes());
+        partial + rare.direct.capacity + stalled.map_or(0, |stall| stall.bytes.capacity()) + tls
     }
 
     /// Whether it has had its share of turn number `turn`, in which `all` messages of whomever
@@ -384,6 +460,7 @@ impl Rare {
             && self.throttled_until.is_none()
             && self.direct.capacity == 0
             && self.unsent == 0
+            && self.tls.is_none()
             && self.takeover.is_none()
     }
 }

@@ -56,8 +56,9 @@ impl Deflate {
     }
 
     /// A turn begins.
-    pub(super) const fn begin_turn(&mut self) {
+    pub(super) fn begin_turn(&mut self) {
         self.compression.allow(TURN_DEFLATE_BYTES_MAX);
+        self.inflation.shrink();
     }
 
     /// What to answer to a client's offers.
@@ -115,6 +116,12 @@ impl Deflate {
     /// Whether a client that has agreed on a window of `bits` can read what is compressed for rooms.
     pub(super) const fn reads_shared(&self, bits: u8) -> bool {
         bits >= self.compression.settings().window_bits
+    }
+
+    /// What context takeover may take for all connections together.
+    #[cfg(test)]
+    pub(super) const fn takeover_bytes(&self) -> usize {
+        self.takeover_bytes
     }
 
     /// Bytes of memory that compression takes, but for what rooms take.

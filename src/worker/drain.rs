@@ -302,7 +302,7 @@ impl Core {
                     self.begin_close(conn, code, &reason, LeaveReason::Disconnected);
                 }
                 Some(State::Closing { .. }) => drain.cut += 1,
-                Some(State::Head(_) | State::Lingering { .. }) | None => {}
+                Some(State::Preface(_) | State::Head(_) | State::Lingering { .. }) | None => {}
             }
         }
         self.counters.drain_cut_total.add(drain.cut);
@@ -324,6 +324,7 @@ impl Core {
                 continue;
             };
             match self.conns.get(conn).map(|state| &state.state) {
+                Some(State::Preface(_)) => self.drop_conn(conn, CloseMode::Orderly),
                 Some(State::Head(reader)) if reader.is_empty() => {
                     self.drop_conn(conn, CloseMode::Orderly);
                 }

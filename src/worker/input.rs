@@ -1,20 +1,26 @@
 //! What clients send: heads, frames, and what follows from them.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use tracing::{debug, info};
 
 use super::{
     Action, Core,
-    conn::{DirectLoan, Mode, Receive, Stall, StallCause, State},
+    conn::{Counting, DirectLoan, Mode, Receive, StallCause, State},
     deflate::{Recipient, inflate},
     http::{Decision, Target, decide},
+    origin::named_client,
+    proof::proven,
     routes::{Route, RouteId},
 };
 use crate::{
     base::{
         ids::{ClientId, Encoding, SessionKey},
-        limits::{DIRECT_RECEIVE_BYTES_MIN, INFLATED_BYTES_PER_MESSAGE, LINGER_BYTES_MAX},
+        limits::{
+            CLOSING_BYTES_MAX, DIRECT_RECEIVE_BYTES_MIN, FRAGMENT_COST_BYTES,
+            FRAGMENTS_PER_MESSAGE, FRAGMENTS_PER_PAUSE, INFLATED_BYTES_PER_MESSAGE,
+            LINGER_BYTES_MAX,
+        },
         segments::Lent,
     },
     engine::{CloseMode, ConnKey, Lender},
@@ -32,6 +38,7 @@ use crate::{
         outbound::{Outbound, SpareBuffers},
         rates::Meter,
     },
+    tls::stream::is_client_hello,
 };
 
 /// The rooms handler over a core's parts. A macro, since a method would borrow the connection too.
@@ -53,28 +60,61 @@ macro_rules! rooms {
 impl Core {
     /// Bytes arrived, in the buffer in which they will be worked on.
     /// Parts of them may be lent.
+    #[inline]
     pub(super) fn on_bytes(&mut self, conn: ConnKey, bytes: &mut [u8], lender: Option<&Lender>) {
+        self.on_bytes_from::<false>(conn, bytes, lender);
+    }
+
+    /// What bytes of a TLS connection say.
+    pub(super) fn on_decrypted(&mut self, conn: ConnKey, bytes: &mut [u8]) {
+        self.on_bytes_from::<true>(conn, bytes, None);
+    }
+
+    #[inline]
+    fn on_bytes_from<const DECRYPTED: bool>(
+        &mut self,
+        conn: ConnKey,
+        bytes: &mut [u8],
+        lender: Option<&Lender>,
+    ) {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
         state.last_read = self.now.mono;
+        if !DECRYPTED && state.is_tls && state.tls().is_some() {
+            return self.on_tls_bytes(conn, bytes);
+        }
         if let Some(stall) = state.stalled() {
             stall.bytes.extend_from_slice(bytes);
             return;
         }
         match &mut state.state {
+            State::Preface(_) => self.on_preface_bytes(conn, bytes),
             State::Head(_) => self.on_head_bytes(conn, bytes),
-            State::Open { .. } | State::Closing { .. } => self.feed(conn, None, bytes, lender),
+            State::Open { .. } => self.feed(conn, None, bytes, lender),
+            State::Closing { discarded, .. } => {
+                *discarded += bytes.len();
+                if *discarded > CLOSING_BYTES_MAX {
+                    return self.cut_off(conn);
+                }
+                self.feed(conn, None, bytes, lender);
+            }
             State::Lingering { discarded, .. } => {
                 *discarded += bytes.len();
                 if *discarded > LINGER_BYTES_MAX {
-                    self.drop_conn(conn, CloseMode::Reset);
+                    self.cut_off(conn);
                 }
             }
         }
     }
 
-    fn on_head_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
+    /// It does not stop sending, although its end has come.
+    fn cut_off(&mut self, conn: ConnKey) {
+        self.counters.sent_after_end_total.inc();
+        self.drop_conn(conn, CloseMode::Reset);
+    }
+
+    pub(super) fn on_head_bytes(&mut self, conn: ConnKey, bytes: &mut [u8]) {
         let stopping = self.is_draining().then(|| self.retry_after());
         let short_of_credit = self.mesh.is_short_of_credit();
         let Some(state) = self.conns.get_mut(conn) else {
@@ -83,10 +123,17 @@ impl Core {
         let State::Head(reader) = &mut state.state else {
             return;
         };
+        if reader.is_empty() && !state.is_tls && bytes.first().copied().is_some_and(is_client_hello)
+        {
+            return self.on_tls_on_plain(conn);
+        }
+        let is_awaited = state.counting == Counting::Awaited;
+        let mut named = None;
         let decided = match reader.handle_input(bytes, &self.head_limits) {
             Ok(None) => return,
             Ok(Some((head, used))) => {
                 let deflate = &mut self.deflate;
+                named = is_awaited.then(|| named_client(&head, &self.config.server));
                 Ok((decide(&head, &self.routes, deflate, stopping), used))
             }
             Err(error) => Err(Response::new(error.status()).body(error.to_string())),
@@ -95,6 +142,15 @@ impl Core {
             Ok(decided) => decided,
             Err(response) => return self.respond(conn, &response),
         };
+        if let Some(named) = named
+            && !self.on_named(conn, named, bytes)
+        {
+            return;
+        }
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        let decision = proven(decision, state, self.config.tls.client_user);
         match decision {
             Decision::Respond(response) => self.respond(conn, &response),
             // A raw client joins as it opens, which takes a credit like any command.
@@ -200,8 +256,21 @@ impl Core {
         bytes: &mut [u8],
         lender: Option<&Lender>,
     ) {
+        let mut input = Input::pausing(bytes, FRAGMENTS_PER_PAUSE);
+        self.work_through(conn, direct, &mut input, lender);
+        if input.fragments() > 0 {
+            self.charge_bytes(conn, input.fragments() as usize * FRAGMENT_COST_BYTES);
+        }
+    }
+
+    fn work_through(
+        &mut self,
+        conn: ConnKey,
+        direct: Option<Direct>,
+        input: &mut Input<'_>,
+        lender: Option<&Lender>,
+    ) {
         let mut direct = direct;
-        let mut input = Input::new(bytes);
         let now = self.now.mono;
         let Some(route) = self.route_of(conn) else {
             return;
@@ -215,8 +284,8 @@ impl Core {
             let has_had_its_turn = state.has_had_its_turn(self.turn, self.turn_messages);
             let (ws, mode) = match &mut state.state {
                 State::Open { ws, mode } => (ws, Some(*mode)),
-                State::Closing { ws } => (ws, None),
-                State::Head(_) | State::Lingering { .. } => return,
+                State::Closing { ws, .. } => (ws, None),
+                State::Preface(_) | State::Head(_) | State::Lingering { .. } => return,
             };
             let waits = direct.is_none() && mode.is_some();
             if waits && state.outbound.firm_bytes() >= high {
@@ -235,7 +304,7 @@ impl Core {
             let polled = match direct.take() {
                 Some(direct) => ws.handle_direct(direct),
                 // After payload of its own the input may be empty, and the frame unfinished.
-                None => ws.poll_event(&mut input),
+                None => ws.poll_event(input),
             };
             let mut inflated = None;
             let polled = match polled {
@@ -254,7 +323,14 @@ impl Core {
                 polled => polled,
             };
             match polled {
-                Ok(None) => break,
+                // Fragments, which end nothing and so are no messages, but take their time.
+                Ok(None) => {
+                    if input.is_empty() {
+                        break;
+                    }
+                    state.turn_messages += FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE;
+                    self.turn_messages += FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE;
+                }
                 Ok(Some(Event::Message(message))) => {
                     let Some(mode) = mode else { continue };
                     self.counters.messages_in_total.inc();
@@ -350,7 +426,7 @@ impl Core {
                 Err(error) => return self.on_breach(conn, &error),
             }
         }
-        self.prefer_direct(conn);
+        self.after_input(conn, route.limits.message_timeout.0);
     }
 
     /// Payload arrived in its message's own buffer.
@@ -377,6 +453,10 @@ impl Core {
     pub(super) fn on_receive_paused(&mut self, conn: ConnKey) {
         if let Some(state) = self.conns.get_mut(conn) {
             state.receive = Receive::Off;
+            if let Some(stall) = state.stalled() {
+                // Nothing is added to it any more.
+                stall.bytes.shrink_to_fit();
+            }
             self.go_on_receiving(conn);
             self.recharge(conn);
         }
@@ -397,7 +477,9 @@ impl Core {
             return self.stall(conn, &[], StallCause::Backlog);
         }
         let direct = match &mut state.state {
-            State::Open { ws, .. } if ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN => {
+            State::Open { ws, .. }
+                if !state.is_tls && ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN =>
+            {
                 ws.take_direct()
             }
             _ => None,
@@ -420,57 +502,28 @@ impl Core {
         }
     }
 
-    /// Where much of a frame is still to come, it is received straight into its message.
-    fn prefer_direct(&mut self, conn: ConnKey) {
-        if let Some(state) = self.conns.get_mut(conn)
-            && state.receive == Receive::On
-            && let State::Open { ws, .. } = &state.state
+    /// All input is used up. A message that it has begun has its time; where much of a frame is still
+    /// to come, it is received straight into its message.
+    fn after_input(&mut self, conn: ConnKey, message_timeout: Duration) {
+        let now = self.now.mono;
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
+        let State::Open { ws, .. } = &mut state.state else {
+            return;
+        };
+        let Some(since) = ws.unfinished_since(now) else {
+            return;
+        };
+        if state.receive == Receive::On
+            && !state.is_tls
             && ws.frame_remaining() >= DIRECT_RECEIVE_BYTES_MIN
         {
             state.receive = Receive::Pausing;
             self.actions.push_back(Action::PauseReceive(conn));
         }
-    }
-
-    fn stall(&mut self, conn: ConnKey, rest: &[u8], cause: StallCause) {
-        let Some(state) = self.conns.get_mut(conn) else {
-            return;
-        };
-        self.counters.stalls_total.inc();
-        state.rare_mut().stalled = Some(Stall {
-            bytes: rest.to_vec(),
-            cause,
-        });
-        if state.receive == Receive::On {
-            state.receive = Receive::Pausing;
-            self.actions.push_back(Action::PauseReceive(conn));
-        }
-        match cause {
-            StallCause::Credit => self.short_of_credit.push_back(conn),
-            StallCause::Turn => self.deferred.push_back((self.turn, conn)),
-            // Taken up when the backlog has gone down.
-            StallCause::Backlog => {}
-        }
-    }
-
-    /// Takes up input that has waited.
-    pub(super) fn resume_stalled(&mut self, conn: ConnKey) {
-        let Some(state) = self.conns.get_mut(conn) else {
-            return;
-        };
-        let Some(mut stall) = state.take_stalled() else {
-            return;
-        };
-        // What it has sent meanwhile comes only now; its silence was not its own.
-        state.last_read = self.now.mono;
-        self.feed(conn, None, &mut stall.bytes, None);
-        self.go_on_receiving(conn);
-        if let Some(state) = self.conns.get(conn)
-            && state.ended
-            && !state.is_stalled()
-            && !matches!(state.state, State::Lingering { .. })
-        {
-            self.drop_conn(conn, CloseMode::Orderly);
+        if !message_timeout.is_zero() {
+            self.arm_by(conn, since.plus(message_timeout));
         }
     }
 

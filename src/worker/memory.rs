@@ -24,7 +24,7 @@ use crate::{
         },
         time::Instant,
     },
-    engine::ConnKey,
+    engine::{CloseMode, ConnKey},
     hub::wire::LeaveReason,
     proto::ws::CloseCode,
     session::Session,
@@ -39,6 +39,8 @@ pub(super) struct Memory {
     /// What waits for clients, and what they have sent in part.
     charged: usize,
     used: usize,
+    /// Of `charged`, what comes back by itself: the kernel holds it for clients that were closed.
+    leaving: usize,
     /// Connections that are charged [`BACKLOG_BYTES_MIN`] or more, and some that were.
     backlogged: Vec<ConnKey>,
     cursor: usize,
@@ -61,6 +63,7 @@ impl Memory {
             fixed,
             charged: 0,
             used: fixed,
+            leaving: 0,
             backlogged: Vec::new(),
             cursor: 0,
             trimmed_at: None,
@@ -98,15 +101,28 @@ impl Memory {
         // A client has far less: a gigabyte to receive, one to send.
         let charged = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.charged = self.charged - state.charged as usize + charged as usize;
+        if state.is_leaving {
+            self.leaving = self.leaving - state.charged as usize + charged as usize;
+        }
         state.charged = charged;
         if bytes >= BACKLOG_BYTES_MIN && !std::mem::replace(&mut state.is_backlogged, true) {
             self.backlogged.push(conn);
         }
     }
 
+    /// A connection was closed to free what it is charged.
+    const fn leave(&mut self, state: &mut Conn) {
+        if !std::mem::replace(&mut state.is_leaving, true) {
+            self.leaving += state.charged as usize;
+        }
+    }
+
     /// A connection has gone.
     pub(super) const fn discharge(&mut self, state: &Conn) {
         self.charged -= state.charged as usize;
+        if state.is_leaving {
+            self.leaving -= state.charged as usize;
+        }
     }
 }
 
@@ -134,6 +150,7 @@ impl Core {
             + self.hub.edge().memberships() * MEMBERSHIP_BYTES
             + (self.hub.rooms_open() + self.hub.edge().len()) * ROOM_BYTES
             + self.hub.window_bytes() as usize
+            + self.tls_open * TLS_BYTES
             + self.hub.compression_bytes()
             + self.deflate.memory_bytes()
             + self.memory.charged;
@@ -141,7 +158,9 @@ impl Core {
             return Accepting::GoesOn;
         }
         self.trim();
-        if self.memory.is_at(95) {
+        // What the kernel still holds of those who were closed comes back within a second: nobody else
+        // has to go for it.
+        if self.memory.used - self.memory.leaving >= share(self.memory.budget, 95) {
             self.evict_largest();
         }
         let core = self.mesh.core();
@@ -168,6 +187,8 @@ impl Core {
             self.memory.trimmed_at = Some(now);
             self.counters.memory_trims_total.inc();
             self.spare.trim();
+            self.records.trim();
+            self.tls_waiting.shrink_to(64);
             self.deflate.trim();
             self.hub.trim();
             self.dirty.shrink_to(64);
@@ -206,18 +227,26 @@ impl Core {
                 }
             }
         }
+        // Then nobody is waited for.
+        let is_urgent = memory.is_at(98);
         largest.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         // Enough that new clients can be taken up again.
         let goal = share(memory.budget, 90);
-        let mut excess = memory.used.saturating_sub(goal);
+        let mut excess = (memory.used - memory.leaving).saturating_sub(goal);
         for (bytes, conn) in largest.into_iter().take(TURN_MEMORY_EVICTIONS_MAX) {
             if excess == 0 {
                 break;
             }
             excess = excess.saturating_sub(bytes);
             self.counters.evicted_memory_total.inc();
-            let queued = self.conns.get(conn).map(|s| s.outbound.buffered_bytes());
-            if queued.is_some_and(|queued| queued * 2 >= bytes) {
+            let state = self.conns.get(conn);
+            let queued = state.map_or(0, |s| s.outbound.buffered_bytes());
+            if queued * 2 >= bytes && is_urgent && state.is_some_and(|s| s.sending) {
+                // The kernel would hold what is on its way until the client reads, or a second.
+                self.counters.evicted_slow_total.inc();
+                self.end_session(conn, LeaveReason::Evicted);
+                self.drop_conn(conn, CloseMode::Reset);
+            } else if queued * 2 >= bytes {
                 self.evict(conn);
             } else {
                 // What it sends takes the memory, not what it does not read.
@@ -227,12 +256,17 @@ impl Core {
                 self.linger(conn, true);
             }
             self.recharge(conn);
+            if let Some(state) = self.conns.get_mut(conn) {
+                self.memory.leave(state);
+            }
         }
     }
 }
 
 /// What a connection takes whether it says anything or not: its own state, the engine's, a timer.
 const CONN_BYTES: usize = size_of::<Option<Conn>>() + 72;
+/// What a connection takes beyond that if it speaks TLS: as measured, rustls' part included.
+const TLS_BYTES: usize = 3328;
 /// What a membership takes at its room's home and on its own core.
 const MEMBERSHIP_BYTES: usize = 160;
 /// What a room takes, at its home or on a core with members.

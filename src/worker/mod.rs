@@ -10,16 +10,21 @@ mod admission;
 mod conn;
 mod deflate;
 mod drain;
+mod gauges;
 mod http;
 mod input;
 mod memory;
 pub mod mesh;
+mod origin;
 mod output;
+mod proof;
 mod routes;
 pub mod run;
+mod stalls;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod tls;
 
 use std::{collections::VecDeque, panic::AssertUnwindSafe, sync::Arc};
 
@@ -32,6 +37,7 @@ use self::{
     memory::{Accepting, Memory},
     mesh::{Item, Mesh},
     routes::Routes,
+    tls::Records,
 };
 use crate::{
     base::{
@@ -77,6 +83,10 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// Its own generator.
     pub rng: Rng,
+    /// What TLS connections are served with; needed if there is a TLS listener.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Which of the engine's listeners speak TLS, by their number there; none beyond its end does.
+    pub tls_listeners: Vec<bool>,
     /// When it starts.
     pub now: Now,
 }
@@ -88,8 +98,8 @@ pub struct Worker<E> {
     core: Core,
     events: Vec<Event>,
     completions: usize,
-    /// Connections that have arrived and not been looked at yet, in order.
-    arrivals: VecDeque<ConnKey>,
+    /// Connections that have arrived and not been looked at yet, in order, and where.
+    arrivals: VecDeque<(ConnKey, ListenerId)>,
     /// Of these, how many a turn takes up.
     accept_batch: u32,
 }
@@ -126,13 +136,21 @@ struct Core {
     slow: Vec<ConnKey>,
     /// Connections whose input waits for a credit, in order.
     short_of_credit: VecDeque<ConnKey>,
-    /// Connections whose own backlog has gone down.
+    /// Connections whose own backlog has gone down, and those that have been let in.
     caught_up: VecDeque<ConnKey>,
     /// Connections that had their share of a turn, and of which.
     deferred: VecDeque<(u32, ConnKey)>,
     /// The turn's number, and the messages handled in it so far.
     turn: u32,
     turn_messages: u32,
+    /// What new TLS connections are served with.
+    tls: Option<Arc<rustls::ServerConfig>>,
+    tls_listeners: Vec<bool>,
+    /// Connections that speak TLS.
+    tls_open: usize,
+    /// Connections that wait for a step, and some that can't go on, in order.
+    tls_waiting: VecDeque<ConnKey>,
+    records: Records,
     drain: Option<Drain>,
     /// Under way if a reload has taken routes away from connections.
     retiring: Option<Sweep>,
@@ -198,6 +216,11 @@ impl<E: Engine> Worker<E> {
             deferred: VecDeque::new(),
             turn: 0,
             turn_messages: 0,
+            tls: parts.tls,
+            tls_listeners: parts.tls_listeners,
+            tls_open: 0,
+            tls_waiting: VecDeque::new(),
+            records: Records::default(),
             drain: None,
             retiring: None,
             refusal_log: Sampler::new(LOG_LINES_PER_SECOND),
@@ -266,6 +289,9 @@ impl<E: Engine> Worker<E> {
         busy |= self.core.mesh.flush();
         busy |= self.flush();
         self.engine.submit();
+        // Behind everything that clients wait for: it may take as long as all of that.
+        busy |= self.core.step_handshakes();
+        self.run_actions();
         busy
     }
 
@@ -294,6 +320,11 @@ impl<E: Engine> Worker<E> {
             core.begin_retiring();
         }
         core.counters.reloads_total.inc();
+    }
+
+    /// Serves new TLS connections with `config`.
+    pub fn set_tls(&mut self, config: Arc<rustls::ServerConfig>) {
+        self.core.set_tls(config);
     }
 
     /// Clients that were cut at the end, their close not answered.
@@ -327,11 +358,11 @@ impl<E: Engine> Worker<E> {
     fn take_arrivals(&mut self) -> bool {
         let before = self.arrivals.len();
         for _ in 0..self.accept_batch {
-            let Some(conn) = self.arrivals.pop_front() else {
+            let Some((conn, listener)) = self.arrivals.pop_front() else {
                 break;
             };
             let peer = self.engine.peer_addr(conn);
-            self.core.on_accepted(conn, peer);
+            self.core.on_accepted(conn, listener, peer);
         }
         self.run_actions();
         before > 0
@@ -341,7 +372,7 @@ impl<E: Engine> Worker<E> {
         match event {
             Event::Received { conn, chunk } => self.on_received(conn, chunk),
             Event::Sent { conn, bytes, done } => self.core.on_sent(conn, bytes, done),
-            Event::Accepted { conn, .. } => self.arrivals.push_back(conn),
+            Event::Accepted { conn, listener } => self.arrivals.push_back((conn, listener)),
             Event::AcceptFailed { listener, errno } => {
                 self.core.counters.accept_errors_total.inc();
                 let error = std::io::Error::from_raw_os_error(errno);
@@ -461,50 +492,6 @@ impl<E: Engine> Worker<E> {
         }
         self.core.dirty = dirty;
         any
-    }
-
-    fn publish_gauges(&self) {
-        let (core, counters) = (&self.core, &self.core.counters);
-        counters.connections_open.set(core.conns.len() as u64);
-        counters.sessions_open.set(core.sessions.len() as u64);
-        counters.rooms_open.set(core.hub.rooms_open() as u64);
-        counters
-            .memberships_open
-            .set(core.hub.edge().memberships() as u64);
-        counters.timers_open.set(core.wheel.len() as u64);
-        counters
-            .sends_in_flight
-            .set(self.engine.sends_in_flight() as u64);
-        counters.buffers_out.set(self.engine.buffers_out() as u64);
-        counters.slots_open.set(self.engine.slots_open() as u64);
-        counters.mesh_window_bytes.set(core.hub.window_bytes());
-        counters.handshakes_inflight.set(core.heads.into());
-        counters.addresses_known.set(core.addresses.len() as u64);
-        counters.memory_used_bytes.set(core.memory.used() as u64);
-        counters.enobufs_total.set(self.engine.enobufs());
-        counters.cq_overflows_total.set(self.engine.overflows());
-        counters
-            .enter_failures_total
-            .set(self.engine.enter_failures());
-        counters.mesh_waits_total.set(core.mesh.waits());
-        counters.published_total.set(core.hub.published());
-        counters.messages_out_total.set(core.messages_out);
-        counters
-            .announcements_suppressed_total
-            .set(core.hub.announcements_suppressed());
-        counters.coalesced_total.set(core.hub.coalesced());
-        counters
-            .coalesce_flushes_early_total
-            .set(core.hub.flushed_early());
-        core.deflate.publish(counters, core.hub.compressed());
-        let tally = core.spare.tally();
-        counters.dropped_oldest_total.set(tally.dropped_oldest);
-        counters.dropped_newest_total.set(tally.dropped_newest);
-        counters.conflated_total.set(tally.conflated);
-        counters.gaps_total.set(tally.gaps);
-        counters
-            .user_sessions_refused_total
-            .set(core.hub.user_sessions_refused());
     }
 }
 
@@ -653,8 +640,14 @@ impl Core {
         };
         state.receive = Receive::Ended;
         state.ended = true;
+        if state.is_tls {
+            self.on_tls_stream_ended(conn, errno.is_none());
+        }
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
         let lingers = matches!(state.state, State::Lingering { .. });
-        if lingers && errno.is_none() && !state.outbound.is_drained() {
+        if lingers && errno.is_none() && !state.is_drained() {
             // Its end may have overtaken our last words: they still go out.
             return;
         }

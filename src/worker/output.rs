@@ -6,9 +6,10 @@ use tracing::{debug, info};
 
 use super::{
     Action, Core, Timer,
-    conn::{Conns, Ping, StallCause, State},
+    conn::{Conns, Counting, Ping, Receive, StallCause, State},
     deflate::{Recipient, takeover},
     routes::{NO_ROUTE, Routes},
+    tls::next_sealed,
 };
 use crate::{
     base::{
@@ -120,7 +121,7 @@ impl Receivers for Members<'_> {
 }
 
 /// Writes a `gap` as its client reads it.
-fn write_gap(run: &mut Vec<u8>, gap: Gap<'_>) {
+pub(super) fn write_gap(run: &mut Vec<u8>, gap: Gap<'_>) {
     let mut payload = Vec::new();
     json::push_gap(&mut payload, gap.room, gap.dropped, gap.next_seq);
     push_frame(run, OpCode::Text, &payload);
@@ -243,11 +244,21 @@ impl Core {
         if state.sending {
             return None;
         }
-        let batch = state.outbound.take_batch(&mut self.spare, write_gap)?;
+        let batch = if state.is_tls {
+            match next_sealed(state, &mut self.records, &mut self.spare) {
+                Ok(batch) => batch?,
+                Err(error) => {
+                    self.on_sealing_failed(conn, &error);
+                    return None;
+                }
+            }
+        } else {
+            state.outbound.take_batch(&mut self.spare, write_gap)?
+        };
         state.sending = true;
         state.last_progress = now;
         // Once nothing is left behind it, the ping is in this batch.
-        if state.ping == Ping::Queued && state.outbound.is_empty() {
+        if state.ping == Ping::Queued && !state.has_output() {
             state.ping = Ping::Sending;
         }
         let is_open = matches!(state.state, State::Open { .. });
@@ -282,10 +293,15 @@ impl Core {
     pub(super) fn on_sent(&mut self, conn: ConnKey, bytes: usize, done: Option<Box<SendBatch>>) {
         self.counters.bytes_out_total.add(bytes as u64);
         let finished = done.is_some();
+        let state = self.conns.get_mut(conn);
         if let Some(batch) = done {
-            self.spare.reclaim(batch);
+            if state.as_ref().is_some_and(|state| state.is_tls) {
+                self.records.reclaim(batch, &mut self.spare);
+            } else {
+                self.spare.reclaim(batch);
+            }
         }
-        let Some(state) = self.conns.get_mut(conn) else {
+        let Some(state) = state else {
             return;
         };
         state.outbound.on_sent(bytes);
@@ -308,7 +324,7 @@ impl Core {
                 state.pinged_at = self.now.mono;
             }
             let is_awaited = pinged && matches!(state.state, State::Open { .. });
-            if !state.outbound.is_empty() {
+            if state.has_output() {
                 self.mark_dirty(conn);
             }
             if let Some(route) = route.filter(|_| is_awaited) {
@@ -319,7 +335,7 @@ impl Core {
         self.after_progress(conn);
     }
 
-    fn after_progress(&mut self, conn: ConnKey) {
+    pub(super) fn after_progress(&mut self, conn: ConnKey) {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
@@ -331,6 +347,20 @@ impl Core {
         if state.stalled().is_some_and(waits) && state.outbound.firm_bytes() <= low {
             self.caught_up.push_back(conn);
         }
+        if state.is_tls
+            && matches!(state.state, State::Lingering { .. })
+            && state.outbound.is_drained()
+            && let Some(tls) = state.tls_mut()
+        {
+            // Our last word, behind all others.
+            tls.stream.close();
+            if tls.has_output() {
+                return self.mark_dirty(conn);
+            }
+        }
+        let Some(state) = self.conns.get_mut(conn) else {
+            return;
+        };
         if state.outbound.is_drained()
             && let State::Lingering { is_shut, .. } = &mut state.state
         {
@@ -385,12 +415,12 @@ impl Core {
             is_reset: false,
         };
         if let State::Open { ws, .. } = std::mem::replace(&mut state.state, lingering) {
-            state.state = State::Closing { ws };
+            state.state = State::Closing { ws, discarded: 0 };
         }
         // Input that waited is not looked at any more, but the peer's close may follow it.
         let stalled = state.take_stalled();
         if let Some(mut stall) = stalled {
-            self.feed(conn, None, &mut stall.bytes, None);
+            self.feed(conn, None, &mut stall.bytes[stall.at..], None);
         }
         self.resume_if_off(conn);
         if let Some(session) = session.and_then(|key| self.sessions.remove(key)) {
@@ -421,6 +451,10 @@ impl Core {
         };
         state.take_stalled();
         state.set_above_high(None);
+        if state.receive == Receive::Direct {
+            // The message's buffer is not waited for until the peer sends on.
+            self.actions.push_back(Action::PauseReceive(conn));
+        }
         let after = if is_reset { EVICTION_LINGER } else { LINGER };
         self.resume_if_off(conn);
         self.set_timer(conn, after);
@@ -484,10 +518,13 @@ impl Core {
             if state.is_refused {
                 self.refusals -= 1;
             }
+            if state.tls().is_some() {
+                self.tls_open -= 1;
+            }
             if state.route != NO_ROUTE {
                 self.routes.leave(state.route);
             }
-            if state.is_counted
+            if state.counting == Counting::Counted
                 && let Some(peer) = state.peer.address()
             {
                 self.depart(AddressKey::of(peer.ip()));

@@ -394,7 +394,8 @@ impl<E: Engine> Driver<E> {
                 Woken::Control(order) => self.obey(order),
                 Woken::Timer => {
                     by_timer = true;
-                    if self.wakes.missed_before_turn().await {
+                    let has_work = self.worker.engine().has_work();
+                    if self.wakes.missed_before_turn(has_work).await {
                         self.on_missed_wake();
                     }
                 }
@@ -407,6 +408,7 @@ impl<E: Engine> Driver<E> {
         match order {
             Control::Drain => self.worker.begin_draining(),
             Control::Reload(config) => self.worker.reload(config),
+            Control::Tls(config) => self.worker.set_tls(config),
         }
     }
 

@@ -7,6 +7,7 @@ use tracing::debug;
 use super::{
     Core,
     conn::{Ping, Receive, State},
+    tls::Tls,
 };
 use crate::{
     base::{limits::PING_ROUNDS, time::Instant},
@@ -27,6 +28,14 @@ impl Core {
         };
         state.timer = None;
         match &state.state {
+            // Who did not come so far may not speak HTTP at all.
+            State::Preface(_) => {
+                self.counters.handshake_timeouts_total.inc();
+                self.drop_conn(conn, CloseMode::Orderly);
+            }
+            State::Head(_) if state.is_tls && state.tls().is_none_or(Tls::is_handshaking) => {
+                self.on_tls_timeout(conn);
+            }
             State::Head(_) => {
                 self.counters.handshake_timeouts_total.inc();
                 let response = Response::new(408).body("the request took too long to arrive");
@@ -36,7 +45,7 @@ impl Core {
             // The peer did not answer our close.
             State::Closing { .. } => self.drop_conn(conn, CloseMode::Orderly),
             State::Lingering { is_reset, .. } => {
-                let is_stuck = *is_reset || !state.outbound.is_drained();
+                let is_stuck = *is_reset || !state.is_drained();
                 let mode = if is_stuck {
                     CloseMode::Reset
                 } else {
@@ -70,6 +79,12 @@ impl Core {
             state.last_read = now;
             self.go_on_receiving(conn);
         }
+        let message = self.message_ends_at(conn, limits.message_timeout.0);
+        if message.is_some_and(|at| now >= at) {
+            self.counters.message_timeouts_total.inc();
+            let code = CloseCode::POLICY_VIOLATION;
+            return self.begin_close(conn, code, "message timeout", LeaveReason::TimedOut);
+        }
         let Some(heartbeat) = self.check_heartbeat(conn, limits) else {
             return;
         };
@@ -81,10 +96,27 @@ impl Core {
             Some(state.ends_at),
             state.throttled_until(),
             state.stuck_at(limits.buffered_time_max.0),
+            message,
         ];
         if let Some(next) = next.into_iter().flatten().min() {
             self.arm_by(conn, next);
         }
+    }
+
+    /// When the message that a client has begun must be finished, or have got on. What waits here is not
+    /// late; who has to wait for having sent too much may well be: of that, little was its message.
+    fn message_ends_at(&mut self, conn: ConnKey, timeout: Duration) -> Option<Instant> {
+        let now = self.now.mono;
+        let state = self.conns.get_mut(conn)?;
+        let is_stalled = state.is_stalled();
+        let State::Open { ws, .. } = &mut state.state else {
+            return None;
+        };
+        if is_stalled {
+            ws.forgive_pause();
+        }
+        let since = ws.unfinished_since(now)?;
+        (!timeout.is_zero()).then(|| since.plus(timeout))
     }
 
     /// A client is pinged after a while of silence, and closed if it stays silent. Any byte

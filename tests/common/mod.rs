@@ -1,11 +1,14 @@
 //! What every black-box test needs: a gateway of its own on free ports, its counters, its
-//! memory and descriptors, and its end. Clients are in [`client`] (JSON) and [`raw`] (bytes).
+//! memory and descriptors, and its end. Clients are in [`client`] (JSON) and [`raw`] (bytes), what
+//! measures an attack in [`attack`].
 //!
 //! Nothing here knows the gateway's insides: it is started as a program and watched from outside.
 
 // Each test file compiles this module for itself and uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod attack;
+pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod raw;
 
@@ -117,6 +120,14 @@ impl Server {
         format!("ws://{}", self.addr)
     }
 
+    /// Where clients connect with TLS: the first such address.
+    pub(crate) fn tls_addr(&self) -> SocketAddr {
+        let mut lines = self.banner.iter();
+        let host = lines.find_map(|line| line.split_once("wss://")?.1.strip_suffix("/ws"));
+        let host = host.unwrap_or_else(|| panic!("no TLS in {:?}", self.banner));
+        host.parse().expect("the banner names an address")
+    }
+
     /// One reading of every counter.
     pub(crate) fn counters(&self) -> Counters {
         let (status, body) = get(self.admin, "/counters");
@@ -163,17 +174,30 @@ impl Server {
         panic!("never saw {what}: {:?}", self.counters());
     }
 
+    /// The process's id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident memory of the process, in bytes.
     pub(crate) fn rss_bytes(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(&path).expect("the gateway runs");
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.trim().strip_suffix("kB"))
-            .and_then(|kib| kib.trim().parse::<u64>().ok())
-            .map(|kib| kib * 1024)
-            .expect("VmRSS is in /proc/<pid>/status")
+        rss_bytes(self.pid())
+    }
+
+    /// Processor time that its threads have taken so far, but for the operator's interface: what that takes
+    /// is the test's own doing, which asks it for counters.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let tasks = std::fs::read_dir(tasks).expect("the gateway runs");
+        let nanos = |task: std::fs::DirEntry| -> Option<u64> {
+            let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+            if name.trim() == "tidegate-admin" {
+                return None;
+            }
+            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse().ok()
+        };
+        Duration::from_nanos(tasks.flatten().filter_map(nanos).sum())
     }
 
     /// The processors on which the thread of this name may run, as the kernel lists them.
@@ -222,6 +246,18 @@ impl Server {
     /// What it has written to stderr so far.
     pub(crate) fn stderr(&self) -> String {
         self.stderr.lock().expect("no writer panicked").clone()
+    }
+
+    /// Waits until what it has written to stderr satisfies `check`. Blocks the thread.
+    pub(crate) fn wait_log(&self, what: &str, check: impl Fn(&str) -> bool) {
+        let mut poll = Poll::new();
+        while let Some(pause) = poll.next_pause() {
+            if check(&self.stderr()) {
+                return;
+            }
+            thread::sleep(pause);
+        }
+        panic!("never logged: {what}");
     }
 
     /// True while the process runs.
@@ -336,9 +372,13 @@ pub(crate) struct Finished {
     pub(crate) stderr: String,
 }
 
-/// The gateway's program with its pipes ready and nothing inherited that could change it.
+/// The gateway's program with its pipes ready and nothing inherited that could change it. Another build
+/// of it can be named by `TIDEGATE_TEST_PROGRAM`, to measure one that was optimised.
 pub(crate) fn tidegate() -> Command {
-    program(env!("CARGO_BIN_EXE_tidegate"))
+    match std::env::var("TIDEGATE_TEST_PROGRAM") {
+        Ok(path) => program(&path),
+        Err(_) => program(env!("CARGO_BIN_EXE_tidegate")),
+    }
 }
 
 /// A program with its pipes ready and nothing inherited that could change the gateway.
@@ -414,6 +454,19 @@ pub(crate) fn raise_fd_limit(wanted: u64) {
     if soft < wanted {
         setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).expect("a soft limit can be raised");
     }
+}
+
+/// Resident memory of a process, in bytes.
+pub(crate) fn rss_bytes(pid: u32) -> u64 {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).expect("the gateway runs");
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|kib| kib.trim().parse::<u64>().ok())
+        .map(|kib| kib * 1024)
+        .expect("VmRSS is in /proc/<pid>/status")
 }
 
 /// `GET path`, answered with status and body.

@@ -69,6 +69,20 @@ impl Raw {
         Self::from_stream(stream)
     }
 
+    /// A connection whose peer is 127.0.0.`host`.
+    pub(crate) fn connect_from(host: u8, addr: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let from = SocketAddr::from(([127, 0, 0, host], 0));
+        socket.bind(&from.into()).expect("loopback is all ours");
+        socket
+            .connect_timeout(&addr.into(), DEADLINE)
+            .expect("the listener accepts");
+        socket
+            .set_tcp_nodelay(true)
+            .expect("TCP_NODELAY can be set");
+        Self::from_stream(socket.into())
+    }
+
     pub(crate) fn from_stream(stream: TcpStream) -> Self {
         stream
             .set_read_timeout(Some(DEADLINE))
@@ -152,6 +166,12 @@ impl Raw {
             response.body = self.unread.drain(..length).collect();
         }
         response
+    }
+
+    /// Everything up to the end of a head, or of the connection.
+    pub(crate) fn head(&mut self) -> Vec<u8> {
+        while find(&self.unread, b"\r\n\r\n").is_none() && self.fill() {}
+        std::mem::take(&mut self.unread)
     }
 
     /// The next frame; `None` where the connection ended instead.

@@ -157,15 +157,23 @@ fn reload(loads: Vec<Config>) -> (Reload, Vec<Receiver<Control>>, Receiver<Repor
     let (reports, reported) = flume::bounded(16);
     let reload = Reload {
         behind: vec![false; 2],
+        behind_tls: vec![false; 2],
         late_at: None,
         told: String::new(),
         watch: None,
         parts: Parts {
             reloader: Reloader {
-                load: Box::new(move || Ok(loads.borrow_mut().next().unwrap())),
-                directories: Box::new(Vec::new),
+                load: Box::new(move || Attempt {
+                    result: Ok(Loaded {
+                        config: loads.borrow_mut().next().unwrap(),
+                        ..Loaded::default()
+                    }),
+                    directories: Vec::new(),
+                }),
+                directories: Vec::new(),
             },
             running: Arc::default(),
+            tls: None,
             triggers: triggers().1,
             watch: None,
             workers,
@@ -186,6 +194,7 @@ fn headers(order: &Control) -> u32 {
     match order {
         Control::Reload(config) => config.limits.headers_max,
         Control::Drain => panic!("nobody drains"),
+        Control::Tls(_) => panic!("no certificates are read"),
     }
 }
 
@@ -227,7 +236,7 @@ fn a_bad_one_and_the_same_one_are_handed_to_nobody() {
     assert!(reported.is_empty());
     // The same refusal twice in a row is one.
     let counters = reload.parts.counters.snapshot();
-    assert_eq!(counters.map(|(_, value)| value), [0, 2]);
+    assert_eq!(counters.map(|(_, value)| value), [0, 2, 0, 0]);
 }
 
 #[test]

@@ -37,9 +37,13 @@ impl FanOut {
     /// A message that nobody has got yet. `skip` is left out.
     pub(super) fn new(frames: Frames, skip: Option<SessionKey>, from: CoreId, window: u64) -> Self {
         let mut forms = [const { None }; FORMS];
-        let given = frames.by_encoding.into_iter().chain(frames.deflated);
-        for (form, frame) in forms.iter_mut().zip(given) {
+        for (form, frame) in forms.iter_mut().zip(frames.by_encoding) {
             *form = frame.map(SharedFrame::new);
+        }
+        if let Some(deflated) = frames.deflated {
+            for (form, frame) in forms[Encoding::COUNT..].iter_mut().zip(*deflated) {
+                *form = frame.map(SharedFrame::new);
+            }
         }
         Self {
             frames: forms,

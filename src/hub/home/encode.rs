@@ -149,8 +149,10 @@ impl Deflating<'_> {
         if !self.is_on || frame.len() < self.config.message_bytes_min.0 {
             return;
         }
-        if room.wants_deflated(encoding) {
-            frames.deflated[index] = self.compress(frame);
+        if room.wants_deflated(encoding)
+            && let Some(deflated) = self.compress(frame)
+        {
+            frames.deflated.get_or_insert_default()[index] = Some(deflated);
         }
     }
 

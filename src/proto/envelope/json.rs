@@ -4,9 +4,12 @@
 //! each field is read by itself. So an error names its field, and still carries the `id` of a
 //! command whose other fields are wrong.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
-use serde::{Deserialize, Deserializer};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, SeqAccess, Visitor},
+};
 use serde_json::{error::Category, value::RawValue};
 
 use super::{Command, CommandError, Envelope, ErrorCode, Recipient, Since};
@@ -27,19 +30,45 @@ pub fn split(text: &str) -> Result<Commands<'_>, CommandError> {
     match first_byte(text) {
         Some(b'{') => Ok(Commands::One(Some(text))),
         Some(b'[') => {
-            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|e| parse_error(&e))?;
-            if items.len() > BATCH_COMMANDS_MAX {
-                return Err(invalid(format!(
-                    "a batch holds at most {BATCH_COMMANDS_MAX} commands, this one {}",
-                    items.len()
-                )));
-            }
+            let Batch(items) = serde_json::from_str(text).map_err(|e| parse_error(&e))?;
             Ok(Commands::Batch(items.into_iter()))
         }
         _ => match serde_json::from_str::<&RawValue>(text) {
             Ok(_) => Err(not_an_object()),
             Err(error) => Err(parse_error(&error)),
         },
+    }
+}
+
+/// The items of a batch. Reading ends with the first that is one too many: a list of a reference for
+/// each `1,` of a long message would take eight times the message's length.
+struct Batch<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Batch<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(BatchVisitor).map(Self)
+    }
+}
+
+struct BatchVisitor;
+
+impl<'de> Visitor<'de> for BatchVisitor {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an array of at most {BATCH_COMMANDS_MAX} commands")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut batch = Vec::new();
+        while let Some(item) = items.next_element()? {
+            if batch.len() == BATCH_COMMANDS_MAX {
+                let text = format!("a batch holds at most {BATCH_COMMANDS_MAX} commands");
+                return Err(Error::custom(text));
+            }
+            batch.push(item);
+        }
+        Ok(batch)
     }
 }
 
@@ -617,6 +646,9 @@ mod tests {
             let text = format!("[{}]", vec!["{}"; len].join(","));
             assert_eq!(split(&text).is_ok(), ok);
         }
+        // What follows one too many is not even read.
+        let long = format!("[{}nonsense", "1,".repeat(BATCH_COMMANDS_MAX + 1));
+        assert_eq!(split(&long).unwrap_err().code, ErrorCode::InvalidMessage);
         assert!(split(&"[".repeat(64 * 1024)).is_err());
         let deep = format!(
             r#"{{"type":"echo","data":{}{}}}"#,

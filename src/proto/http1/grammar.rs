@@ -25,7 +25,7 @@ pub(super) fn parse_length(value: &[u8]) -> Option<u64> {
 }
 
 /// Trims optional whitespace, which is spaces and tabs (RFC 9110 §5.6.3).
-fn trim(mut bytes: &[u8]) -> &[u8] {
+pub(in crate::proto) fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = bytes {
         bytes = rest;
     }
@@ -33,7 +33,7 @@ fn trim(mut bytes: &[u8]) -> &[u8] {
 }
 
 /// Whether a byte may stand in a token (RFC 9110 §5.6.2).
-pub(super) fn is_tchar(byte: u8) -> bool {
+pub(in crate::proto) fn is_tchar(byte: u8) -> bool {
     TCHAR[usize::from(byte)]
 }
 

@@ -5,6 +5,7 @@
 //! requests are not accepted, and no connection outlives its first response, so framing is limited
 //! to heads. `httparse` reads them, and what two parsers might read in two ways is refused on top.
 
+mod authority;
 mod grammar;
 mod lines;
 mod reader;
@@ -12,7 +13,7 @@ mod request;
 mod response;
 mod target;
 
-pub(in crate::proto) use grammar::{is_token, list_elements};
+pub(in crate::proto) use grammar::{is_tchar, is_token, list_elements, trim};
 pub use reader::HeadReader;
 pub use request::{Head, HeadError, HeadLimits};
 pub use response::Response;

@@ -1,8 +1,8 @@
 //! Collects the bytes of a head until it is whole.
 //!
 //! A head that arrives in one piece, as almost all do, is read where it lies. Otherwise its bytes
-//! are buffered, never beyond the bound, and looked at again only when a line has ended or a bound
-//! is reached, so that a peer that sends single bytes buys no more work than one that does not.
+//! are buffered, never beyond the bound, and looked at again only when a line has ended, or can't end
+//! any more as it must, or a bound is reached, so that a peer that sends single bytes buys no more work than one that does not.
 
 use memchr::memchr;
 
@@ -28,6 +28,8 @@ struct Partial {
     next_check: usize,
     /// The buffer holds a head that has been handed out.
     is_complete: bool,
+    /// Bytes of that head which came before the input that completed it.
+    earlier: usize,
 }
 
 impl HeadReader {
@@ -70,6 +72,7 @@ impl HeadReader {
                 buffer: input.to_vec(),
                 next_check,
                 is_complete: false,
+                earlier: 0,
             }));
             return Ok(None);
         }
@@ -77,11 +80,13 @@ impl HeadReader {
             return Ok(None);
         };
         let buffered = partial.buffer.len();
+        let is_cr_left = partial.buffer.last() == Some(&b'\r');
         let room = limits.head_bytes_max.saturating_sub(buffered);
         partial
             .buffer
             .extend_from_slice(&input[..input.len().min(room)]);
-        if partial.buffer.len() < partial.next_check && memchr(b'\n', input).is_none() {
+        let is_bounded = partial.buffer.len() < partial.next_check;
+        if is_bounded && !is_cr_left && !ends_a_line(input) {
             return Ok(None);
         }
         if let Progress::Partial { next_check } = parse(&partial.buffer, limits)? {
@@ -91,10 +96,23 @@ impl HeadReader {
         // Read again to hand it out: the borrow checker does not let the arm above write to it
         // while the other returns what borrows from it. Only heads in several pieces come here.
         partial.is_complete = true;
+        partial.earlier = buffered;
         match parse(&partial.buffer, limits)? {
             Progress::Complete(head, length) => Ok(Some((head, length - buffered))),
             Progress::Partial { .. } => Ok(None),
         }
+    }
+
+    /// What it had buffered of the head that it has handed out, before the input that completed that
+    /// head: with that input behind it, the head can be read again.
+    #[must_use]
+    pub fn take_earlier(&mut self) -> Vec<u8> {
+        let Some(partial) = self.partial.take() else {
+            return Vec::new();
+        };
+        let mut earlier = partial.buffer;
+        earlier.truncate(partial.earlier);
+        earlier
     }
 
     /// Bytes held for a head that is not whole.
@@ -107,4 +125,10 @@ impl HeadReader {
     pub(super) fn buffer_capacity(&self) -> usize {
         self.partial.as_ref().map_or(0, |p| p.buffer.capacity())
     }
+}
+
+/// Whether a line ends in `input`, as it must or by a CR alone.
+fn ends_a_line(input: &[u8]) -> bool {
+    let before_last = input.split_last().map_or(input, |(_, before)| before);
+    memchr(b'\n', input).is_some() || memchr(b'\r', before_last).is_some()
 }

@@ -9,9 +9,10 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
+use super::authority::is_authority;
 use super::grammar::{is_tchar, list_elements, parse_length};
 use super::lines::{Lines, names_http_version};
-use super::target::{Target, TargetError, is_host_byte, split_target};
+use super::target::{Target, TargetError, split_target};
 
 /// The head of a request, borrowed from the bytes it was read from.
 pub struct Head<'a> {
@@ -81,7 +82,7 @@ impl<'a> Head<'a> {
             (None, _) if self.version_minor == 0 => {}
             (None, _) => return Err(HeadError::MissingHost),
             (Some(_), Some(_)) => return Err(HeadError::RepeatedHost),
-            (Some(host), None) if host.iter().copied().all(is_host_byte) => {}
+            (Some(host), None) if is_authority(host) => {}
             (Some(_), None) => return Err(HeadError::InvalidHost),
         }
         let is_encoded = self.header("transfer-encoding").is_some();

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
+use super::authority::is_authority;
+
 /// Why a request target, or a part of it, was refused. The blame is always the peer's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -83,7 +85,9 @@ pub fn split_target(target: &str) -> Result<Target<'_>, TargetError> {
         }
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, rest) = rest.split_at(end);
-        if authority.is_empty() || !authority.bytes().all(is_host_byte) {
+        // RFC 9110 §4.2.1: an http URL with an empty host is invalid, whatever its port.
+        let has_host = !authority.is_empty() && !authority.starts_with(':');
+        if !has_host || !is_authority(authority.as_bytes()) {
             return Err(TargetError::InvalidAuthority);
         }
         (Some(authority), rest)
@@ -187,12 +191,6 @@ pub fn path_segments(path: &str) -> Result<SmallVec<[Cow<'_, str>; 4]>, TargetEr
     Ok(segments)
 }
 
-/// Whether a byte may stand in a host and port (RFC 3986 §3.2.2, §3.2.3). User information is not
-/// part of either.
-pub(super) fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(&byte)
-}
-
 fn hex_digit(byte: u8) -> Option<u8> {
     match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -242,6 +240,9 @@ mod tests {
             ("ftp://h/", TargetError::UnsupportedForm),
             ("http:///x", TargetError::InvalidAuthority),
             ("http://u@h/x", TargetError::InvalidAuthority),
+            ("http://:80/x", TargetError::InvalidAuthority),
+            ("http://h:x/", TargetError::InvalidAuthority),
+            ("http://[::1/", TargetError::InvalidAuthority),
             ("/x#y", TargetError::Fragment),
         ];
         for (target, error) in cases {

@@ -21,6 +21,7 @@
 
 mod direct;
 mod headers;
+pub(super) mod progress;
 mod relay;
 #[cfg(test)]
 mod tests;
@@ -101,7 +102,8 @@ impl Connection {
 
     /// Reads on from what is kept and the front of `input`, up to the next event.
     ///
-    /// `None`: all of `input` is consumed. Must not be called between [`Connection::take_direct`]
+    /// `None`: all of `input` is consumed, or as many fragments as it is to pause after
+    /// ([`Input::pausing`]). Must not be called between [`Connection::take_direct`]
     /// and [`Connection::handle_direct`].
     ///
     /// # Errors
@@ -237,6 +239,9 @@ impl Connection {
                 if let Some(part) = self.fail_on_error(part)? {
                     return Ok(Some(part));
                 }
+                if input.takes_pause() {
+                    return Ok(None);
+                }
                 if self.current_frame().is_some() {
                     continue;
                 }
@@ -254,6 +259,12 @@ impl Connection {
             // A header that was cut is gone: such parts have no room in front.
             let is_relayed = self.relays_frame(&header);
             self.begin_frame(&header, payload_len, is_relayed);
+            if !is_whole(&header) {
+                input.count_fragment();
+                if input.takes_pause() {
+                    return Ok(None);
+                }
+            }
         }
     }
 

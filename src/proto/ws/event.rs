@@ -13,6 +13,9 @@ use super::part::Part;
 #[derive(Debug)]
 pub struct Input<'a> {
     bytes: &'a mut [u8],
+    fragments: u32,
+    pause_at: u32,
+    pause_every: u32,
 }
 
 impl<'a> Input<'a> {
@@ -20,7 +23,40 @@ impl<'a> Input<'a> {
     #[inline]
     #[must_use]
     pub fn new(bytes: &'a mut [u8]) -> Self {
-        Self { bytes }
+        Self::pausing(bytes, u32::MAX)
+    }
+
+    /// The same, in which a poll ends after so many fragments even if there is more to read: they may be
+    /// tiny and without an end.
+    #[inline]
+    #[must_use]
+    pub fn pausing(bytes: &'a mut [u8], fragments: u32) -> Self {
+        Self {
+            bytes,
+            fragments: 0,
+            pause_at: fragments,
+            pause_every: fragments,
+        }
+    }
+
+    /// Frames in it so far that are not whole messages: what they cost is not in their bytes.
+    #[inline]
+    #[must_use]
+    pub fn fragments(&self) -> u32 {
+        self.fragments
+    }
+
+    pub(super) fn count_fragment(&mut self) {
+        self.fragments += 1;
+    }
+
+    /// Whether the poll is to end here.
+    pub(super) fn takes_pause(&mut self) -> bool {
+        let pauses = self.fragments >= self.pause_at;
+        if pauses {
+            self.pause_at = self.fragments.saturating_add(self.pause_every);
+        }
+        pauses
     }
 
     /// What is not consumed yet.

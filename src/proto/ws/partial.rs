@@ -5,6 +5,7 @@
 //!
 //! [`Connection`]: super::Connection
 
+use super::connection::progress::Mark;
 use super::error::WsError;
 use super::event::MessageKind;
 use super::header::{HEADER_BYTES_MAX, OpCode};
@@ -27,6 +28,8 @@ pub(super) struct Partial {
     pub(super) lent_len: Option<usize>,
     /// What the last event borrows, where it was assembled; emptied by the next poll.
     pub(super) finished: MessageBuf,
+    /// How far it had come when it last had got on.
+    pub(super) mark: Option<Mark>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +61,14 @@ impl Partial {
     /// Whether nothing is in progress.
     pub(super) fn is_idle(&self) -> bool {
         self.header_len == 0 && self.frame.is_none() && self.message.is_none()
+    }
+
+    /// Bytes of the data message in progress that have been received.
+    pub(super) fn received_bytes(&self) -> usize {
+        let Some(message) = &self.message else {
+            return 0;
+        };
+        self.lent_len.unwrap_or(message.buf.len()) + message.relayed_bytes
     }
 
     /// Bytes of heap that this and its buffers take.

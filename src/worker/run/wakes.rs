@@ -5,8 +5,10 @@
 //! set, and an eventfd beside it serves the busy worker alone.
 //!
 //! Both tell a missed wake from a coincidence: news that came just as time had passed. A ring's
-//! eventfd keeps the signal, so it is asked after the turn that found the news. An epoll set
-//! forgets with the turn, so it is asked before.
+//! eventfd keeps the signal, so it is asked once work is known of: before the turn, where the ring's
+//! flag tells of some, and after one that found completions. (What a turn itself completes signals too,
+//! so that it is silent after the turn proves much and that it speaks little.) An epoll set forgets
+//! with the turn, so it is asked before.
 
 use std::{
     fs::File,
@@ -65,10 +67,12 @@ impl Wakes {
         }
     }
 
-    /// To be asked when only time has passed, before the turn: whether a wake was missed.
-    pub(super) async fn missed_before_turn(&mut self) -> bool {
+    /// To be asked when only time has passed, before the turn: whether a wake was missed. `has_work` says
+    /// what the engine knows of work without entering the kernel.
+    pub(super) async fn missed_before_turn(&mut self, has_work: bool) -> bool {
         match self {
-            Self::Ring(_) => false,
+            // The kernel says so and signals at once.
+            Self::Ring(ring) => has_work && ring.missed().await,
             Self::Set(set) => set.missed().await,
         }
     }
@@ -266,6 +270,14 @@ mod tests {
             .block_on(test);
     }
 
+    fn in_uring(test: impl Future<Output = ()>) {
+        RuntimeBuilder::<IoUringDriver>::new()
+            .enable_timer()
+            .build()
+            .unwrap()
+            .block_on(test);
+    }
+
     async fn is_ready(wakes: &mut Wakes) -> bool {
         poll_fn(|cx| Poll::Ready(wakes.poll(cx).is_ready())).await
     }
@@ -301,14 +313,27 @@ mod tests {
         if uring::probe().is_err() {
             return;
         }
-        let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
-            .enable_timer()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
+        in_uring(async {
             let eventfd = EventFd::new().unwrap();
             let fd = eventfd.as_fd().try_clone_to_owned().unwrap();
             let_others_run(Wakes::of_ring(fd).unwrap()).await;
+        });
+    }
+
+    #[test]
+    fn work_of_a_ring_that_no_signal_tells_of_is_a_missed_wake() {
+        if uring::probe().is_err() {
+            return;
+        }
+        in_uring(async {
+            let eventfd = EventFd::new().unwrap();
+            let fd = eventfd.as_fd().try_clone_to_owned().unwrap();
+            let mut wakes = Wakes::of_ring(fd).unwrap();
+            assert!(!is_ready(&mut wakes).await);
+            assert!(!wakes.missed_before_turn(false).await);
+            assert!(wakes.missed_before_turn(true).await);
+            signal(eventfd.as_fd());
+            assert!(!wakes.missed_before_turn(true).await);
         });
     }
 
@@ -334,10 +359,10 @@ mod tests {
         in_legacy(async {
             let set = Set::new();
             let mut wakes = Wakes::of_set(set.fd()).unwrap();
-            assert!(!wakes.missed_before_turn().await);
+            assert!(!wakes.missed_before_turn(true).await);
             assert!(!is_ready(&mut wakes).await);
             set.signal();
-            assert!(!wakes.missed_before_turn().await);
+            assert!(!wakes.missed_before_turn(true).await);
         });
     }
 
@@ -349,7 +374,7 @@ mod tests {
             wakes.raw = unwatched.fd();
             let mut wakes = Wakes::Set(wakes);
             unwatched.signal();
-            assert!(wakes.missed_before_turn().await);
+            assert!(wakes.missed_before_turn(true).await);
         });
     }
 }

@@ -1,7 +1,9 @@
 //! A client of the simulated network: it opens, speaks and hears WebSocket.
 
+use rustls::AlertDescription;
 use serde_json::{Value, json};
 
+use super::tls::TlsClient;
 use crate::{
     base::rng::Rng,
     engine::sim::{PeerId, PeerRead, SimKernel},
@@ -9,7 +11,9 @@ use crate::{
         handshake::{ClientHandshake, HandshakeError},
         ws::{
             CloseCode, Connection, Event, Input, MessageKind, OpCode, Role, close,
-            header::push_masked_frame,
+            deflate::{Agreed, Deflater, Inflater, Offer},
+            header::{self, HEADER_BYTES_MAX, RSV1, push_masked_frame},
+            mask::apply_mask,
         },
     },
 };
@@ -20,6 +24,8 @@ pub(super) struct Client {
     handshake: ClientHandshake,
     opening: Vec<u8>,
     ws: Option<Connection>,
+    /// What it compresses and decompresses with, where that was agreed on.
+    pub(super) codec: Option<Codec>,
     out: Vec<u8>,
     /// Text messages as they came.
     pub(super) texts: Vec<String>,
@@ -34,10 +40,57 @@ pub(super) struct Client {
     pub(super) reads: bool,
     pub(super) answers: bool,
     next_id: u64,
+    pub(super) tls: Option<TlsClient>,
+}
+
+/// A client's compression: of one window in each direction, kept or forgotten as was agreed on.
+pub(super) struct Codec {
+    pub(super) agreed: Agreed,
+    deflater: Deflater,
+    inflater: Inflater,
+    /// Compressed messages that it got.
+    pub(super) received: usize,
+}
+
+impl Codec {
+    fn new(agreed: Agreed) -> Self {
+        Self {
+            agreed,
+            deflater: Deflater::new(6, agreed.client_window_bits().max(9), 8).unwrap(),
+            inflater: Inflater::new(agreed.server_window_bits()).unwrap(),
+            received: 0,
+        }
+    }
+
+    fn compress(&mut self, payload: &[u8]) -> Vec<u8> {
+        let mut wire = Vec::new();
+        if self.agreed.client_no_context_takeover {
+            self.deflater.reset();
+        }
+        assert!(self.deflater.compress(payload, &mut wire, usize::MAX >> 1));
+        wire
+    }
+
+    fn decompress(&mut self, wire: &[u8]) -> Vec<u8> {
+        let mut payload = Vec::new();
+        if self.agreed.server_no_context_takeover {
+            self.inflater.reset();
+        }
+        let inflated = self.inflater.inflate(wire, &mut payload, 64 << 20);
+        inflated.expect("the gateway keeps to RFC 7692");
+        self.received += 1;
+        payload
+    }
 }
 
 impl Client {
-    pub(super) fn new(core: usize, peer: PeerId, path: &str, subprotocol: &str) -> Self {
+    pub(super) fn new(
+        core: usize,
+        peer: PeerId,
+        path: &str,
+        subprotocol: &str,
+        tls: Option<TlsClient>,
+    ) -> Self {
         let handshake = ClientHandshake {
             host: "sim".to_owned(),
             path: path.to_owned(),
@@ -53,6 +106,7 @@ impl Client {
             handshake,
             opening: Vec::new(),
             ws: None,
+            codec: None,
             out,
             texts: Vec::new(),
             binaries: Vec::new(),
@@ -65,6 +119,39 @@ impl Client {
             reads: true,
             answers: true,
             next_id: 0,
+            tls,
+        }
+    }
+
+    /// Asks for compression; before anything is said.
+    pub(super) fn offer(&mut self, offer: Offer) {
+        self.handshake.deflate = Some(offer);
+        self.out.clear();
+        self.handshake.write_request(&mut self.out);
+    }
+
+    /// Sends a message compressed, in fragments of at most `bytes_max` bytes.
+    pub(super) fn send_compressed(&mut self, opcode: OpCode, payload: &[u8], bytes_max: usize) {
+        let codec = self.codec.as_mut().expect("compression was agreed on");
+        let wire = codec.compress(payload);
+        self.send_wire(opcode, &wire, bytes_max);
+    }
+
+    /// Sends what is said to be compressed.
+    pub(super) fn send_wire(&mut self, opcode: OpCode, wire: &[u8], bytes_max: usize) {
+        let count = wire.len().div_ceil(bytes_max).max(1);
+        for n in 0..count {
+            let part = &wire[n * bytes_max..wire.len().min((n + 1) * bytes_max)];
+            let opcode = if n == 0 { opcode } else { OpCode::Continuation };
+            let mask = [n as u8, 0x92, 0x7f, self.out.len() as u8];
+            let mut head = [0; HEADER_BYTES_MAX];
+            let is_last = n + 1 == count;
+            let len = header::encode(is_last, opcode, part.len() as u64, Some(mask), &mut head);
+            head[0] |= if n == 0 { RSV1 } else { 0 };
+            self.out.extend_from_slice(&head[..len]);
+            let start = self.out.len();
+            self.out.extend_from_slice(part);
+            apply_mask(&mut self.out[start..], mask, 0);
         }
     }
 
@@ -77,18 +164,50 @@ impl Client {
         self.out.clear();
     }
 
+    /// Has these bytes stand in front of everything that it writes, which it has not begun.
+    pub(super) fn say_first(&mut self, bytes: &[u8]) {
+        if let Some(tls) = &mut self.tls {
+            return tls.say_first(bytes);
+        }
+        self.out.splice(0..0, bytes.iter().copied());
+    }
+
+    /// Adds a line to its request, behind which nothing has been queued yet.
+    pub(super) fn add_field(&mut self, line: &str) {
+        let end = self.out.len() - 2;
+        assert_eq!(&self.out[end..], b"\r\n");
+        let line = format!("{line}\r\n");
+        self.out.splice(end..end, line.into_bytes());
+    }
+
     pub(super) fn send(&mut self, opcode: OpCode, payload: &[u8]) {
         let mask = [0x11, 0x92, 0x7f, self.out.len() as u8];
         push_masked_frame(&mut self.out, opcode, payload, mask);
     }
 
-    pub(super) const fn has_more_to_say(&self) -> bool {
-        !self.out.is_empty()
+    /// Whether it was told that its address has too many: in words, or by an alert before its handshake.
+    pub(super) fn is_refused(&self) -> bool {
+        let denied = Some(AlertDescription::AccessDenied);
+        self.status == Some(429) || self.tls.as_ref().is_some_and(|tls| tls.alert == denied)
+    }
+
+    pub(super) fn has_more_to_say(&self) -> bool {
+        !self.out.is_empty() || self.tls.as_ref().is_some_and(TlsClient::has_more_to_say)
     }
 
     /// Forgets the last byte of what was to be written.
     pub(super) fn cut_off_the_end(&mut self) {
         self.out.pop();
+    }
+
+    /// Takes the last byte back of what was to be written.
+    pub(super) fn keep_back_the_end(&mut self) -> Vec<u8> {
+        self.out.pop().into_iter().collect()
+    }
+
+    /// Adds bytes to what is to be written.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
     }
 
     pub(super) fn text(&mut self, payload: &str) {
@@ -155,13 +274,20 @@ impl Client {
         }
         let mut busy = false;
         if !self.out.is_empty() && (self.ws.is_some() || self.opening.is_empty()) {
-            match kernel.peer_write(self.peer, &self.out) {
-                Ok(n) => {
-                    busy |= n > 0;
-                    self.out.drain(..n);
+            if let Some(tls) = &mut self.tls {
+                tls.say(&mut self.out);
+            } else {
+                match kernel.peer_write(self.peer, &self.out) {
+                    Ok(n) => {
+                        busy |= n > 0;
+                        self.out.drain(..n);
+                    }
+                    Err(_) => self.out.clear(),
                 }
-                Err(_) => self.out.clear(),
             }
+        }
+        if let Some(tls) = &mut self.tls {
+            busy |= tls.write(kernel, self.peer);
         }
         if !self.reads || self.end.is_some() {
             return busy;
@@ -174,6 +300,9 @@ impl Client {
         };
         match kernel.peer_read(self.peer, &mut bytes, max) {
             PeerRead::Data(_) => {
+                if let Some(tls) = &mut self.tls {
+                    bytes = tls.read(&bytes);
+                }
                 self.on_bytes(bytes);
                 busy = true;
             }
@@ -189,7 +318,7 @@ impl Client {
 
     fn on_bytes(&mut self, bytes: Vec<u8>) {
         let mut bytes = bytes;
-        if self.status.is_some() {
+        if self.status.is_some() || bytes.is_empty() {
             return;
         }
         if self.ws.is_none() {
@@ -198,7 +327,10 @@ impl Client {
                 Ok(None) => return,
                 Ok(Some(accepted)) => {
                     bytes = self.opening.split_off(accepted.head_len);
-                    self.ws = Some(Connection::new(Role::Client, 16 << 20));
+                    let mut ws = Connection::new(Role::Client, 16 << 20);
+                    ws.set_deflate(accepted.deflate.is_some());
+                    self.codec = accepted.deflate.map(Codec::new);
+                    self.ws = Some(ws);
                 }
                 Err(HandshakeError::Refused(status)) => {
                     self.status = Some(status);
@@ -214,14 +346,14 @@ impl Client {
             .expect("the gateway keeps to RFC 6455")
         {
             match event {
-                Event::Message(message) => match message.kind() {
-                    MessageKind::Text => {
-                        let text = std::str::from_utf8(message.payload()).unwrap();
-                        self.texts.push(text.to_owned());
-                    }
-                    MessageKind::Binary => self.binaries.push(message.payload().to_vec()),
-                },
-                Event::Compressed(message) => panic!("{message:?}: nothing was agreed on"),
+                Event::Message(message) => {
+                    self.on_message(message.kind(), message.payload().to_vec());
+                }
+                Event::Compressed(message) => {
+                    let codec = self.codec.as_mut().expect("compression was agreed on");
+                    let payload = codec.decompress(message.payload());
+                    self.on_message(message.kind(), payload);
+                }
                 Event::Part(part) => panic!("{part:?}: this client does not relay"),
                 Event::Ping(payload) => {
                     self.pings += 1;
@@ -241,5 +373,12 @@ impl Client {
             }
         }
         self.ws = Some(ws);
+    }
+
+    fn on_message(&mut self, kind: MessageKind, payload: Vec<u8>) {
+        match kind {
+            MessageKind::Text => self.texts.push(String::from_utf8(payload).unwrap()),
+            MessageKind::Binary => self.binaries.push(payload),
+        }
     }
 }

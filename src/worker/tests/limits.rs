@@ -1,13 +1,13 @@
 //! Limits under every schedule: memory, rates, addresses, and the pace of the end.
 
-use std::cell::Cell;
+use std::{cell::Cell, time::Duration};
 
 use serde_json::json;
 
 use super::net::{JSON, Net, RAW};
 use crate::{
     base::rng::Rng,
-    config::ByteSize,
+    config::{ByteSize, Span},
     engine::sim::{Faults, SimConfig, replay::for_each_seed},
     proto::ws::OpCode,
 };
@@ -115,6 +115,55 @@ fn the_budget_holds_whatever_slow_dead_and_flooding_clients_do() {
 }
 
 #[test]
+fn a_message_has_its_time_and_its_memory_comes_back() {
+    for_each_seed(
+        "worker::tests::limits::a_message_has_its_time",
+        20,
+        |seed| {
+            let mut net = Net::new(seed, |config| {
+                config.limits.message_timeout = Span(Duration::from_secs(2));
+                config.limits.message_bytes_max = ByteSize(256 * KIB);
+            });
+            let bytes = [1, 60 * KIB, 200 * KIB];
+            let begun: Vec<usize> = bytes.map(|_| net.connect("/ws", JSON)).to_vec();
+            let slow = net.connect("/ws", JSON);
+            net.until_open();
+            for (client, bytes) in begun.iter().zip(bytes) {
+                begin_message(&mut net, *client, bytes);
+            }
+            // Split by the pause, and finished in time.
+            let command = net.clients[slow]
+                .numbered(json!({"type": "echo", "data": 7}))
+                .to_string();
+            net.clients[slow].text(&command);
+            let last = net.clients[slow].keep_back_the_end();
+            net.settle();
+            net.pass(1500, 100);
+            net.clients[slow].write(&last);
+            net.until("it is answered", |net| {
+                net.clients[slow].answer("1").is_some()
+            });
+            let is_closed = |net: &Net, client: &usize| net.clients[*client].close.is_some();
+            assert!(
+                !begun.iter().any(|client| is_closed(&net, client)),
+                "too early"
+            );
+            net.pass(1500, 100);
+            net.until("they are closed", |net| {
+                begun.iter().all(|client| is_closed(net, client))
+            });
+            for client in begun {
+                assert_eq!(net.clients[client].close, Some(1008));
+                assert_eq!(net.clients[client].close_reason, "message timeout");
+            }
+            assert!(net.clients[slow].is_open());
+            assert_eq!(net.total(|c| c.message_timeouts_total.get()), 3);
+            net.end();
+        },
+    );
+}
+
+#[test]
 fn a_flood_is_slowed_to_its_rate_and_loses_nothing() {
     let throttled = Cell::new(0);
     let all = for_each_seed("worker::tests::limits::a_flood_is_slowed", 20, |seed| {
@@ -167,7 +216,7 @@ fn who_is_slowed_down_is_heard_when_it_answers_a_close() {
             config.server.demo = true;
             config.limits.bytes_per_second = ByteSize(100);
             config.limits.bytes_burst = ByteSize(1000);
-            config.drain.notice = crate::config::Span(std::time::Duration::ZERO);
+            config.drain.notice = Span(Duration::ZERO);
         });
         let flood = net.connect("/echo", JSON);
         net.until_open();
@@ -260,7 +309,7 @@ fn a_send_without_progress_ends_in_its_time() {
             };
             let mut net = Net::with(Rng::new(seed), 1, &sim, |config| {
                 // Nothing but the send's own time ends it.
-                let hour = crate::config::Span(std::time::Duration::from_secs(3600));
+                let hour = Span(Duration::from_secs(3600));
                 config.limits.ping_interval = hour;
             });
             let slow = net.connect("/ws", JSON);
@@ -320,9 +369,9 @@ fn a_rush_of_connections_is_taken_up_in_batches() {
 fn who_does_not_answer_its_close_is_cut_at_the_deadline() {
     for_each_seed("worker::tests::limits::who_does_not_answer", 30, |seed| {
         let mut net = Net::new(seed, |config| {
-            config.drain.window = crate::config::Span(std::time::Duration::from_millis(200));
-            config.drain.notice = crate::config::Span(std::time::Duration::from_millis(100));
-            config.drain.deadline = crate::config::Span(std::time::Duration::from_secs(2));
+            config.drain.window = Span(Duration::from_millis(200));
+            config.drain.notice = Span(Duration::from_millis(100));
+            config.drain.deadline = Span(Duration::from_secs(2));
         });
         for _ in 0..6 {
             net.connect("/ws", JSON);
@@ -350,7 +399,7 @@ fn a_route_that_is_gone_takes_its_connections_with_it() {
     for_each_seed("worker::tests::limits::a_route_that_is_gone", 20, |seed| {
         let mut net = Net::new(seed, |config| {
             config.server.demo = true;
-            config.drain.window = crate::config::Span(std::time::Duration::from_millis(500));
+            config.drain.window = Span(Duration::from_millis(500));
         });
         let stays = net.connect("/ws", JSON);
         let goes: Vec<usize> = (0..5).map(|_| net.connect("/echo", JSON)).collect();

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::client::Client;
+use super::{
+    client::Client,
+    tls::{self, TlsClient},
+};
 use crate::{
     base::{
         counters::Counters,
@@ -12,7 +15,7 @@ use crate::{
     },
     config::{ByteSize, Config, MachineShare},
     engine::{
-        Engine,
+        Engine, ListenerId,
         sim::{Faults, SimConfig, SimKernel},
         slots::Slots,
     },
@@ -27,6 +30,8 @@ pub(super) struct Net {
     pub(super) workers: Vec<SimWorker>,
     pub(super) clients: Vec<Client>,
     pub(super) now_ms: u64,
+    /// Of so many clients one speaks TLS; none if 0.
+    pub(super) one_in_speaks_tls: u64,
 }
 
 pub(super) const JSON: &str = "tidegate.v1.json";
@@ -48,7 +53,10 @@ impl Net {
             socket_bytes: 2048 << rng.below(6),
             faults: Faults::draw(&mut rng),
         };
-        Self::with(rng, cores, &sim, edit)
+        let one_in_speaks_tls = if rng.one_in(3) { 2 } else { 0 };
+        let mut net = Self::with(rng, cores, &sim, edit);
+        net.one_in_speaks_tls = one_in_speaks_tls;
+        net
     }
 
     pub(super) fn with(
@@ -68,6 +76,10 @@ impl Net {
         let routes = Routes::new(cores, seeds);
         let inbox_batches = 1 + rng.below(3) as usize;
         let now_ms = 1_000;
+        let sim = SimConfig {
+            listeners: 2,
+            ..sim.clone()
+        };
         let workers = mesh::connect_bounded(cores, inbox_batches)
             .into_iter()
             .zip(0..)
@@ -88,6 +100,8 @@ impl Net {
                     mesh,
                     counters: Arc::new(Counters::default()),
                     rng: Rng::new(rng.next_u64()),
+                    tls: Some(tls::server_config()),
+                    tls_listeners: vec![false, true],
                     now: at(now_ms),
                 };
                 Worker::new(engine, parts)
@@ -98,6 +112,7 @@ impl Net {
             workers,
             clients: Vec::new(),
             now_ms,
+            one_in_speaks_tls: 0,
         }
     }
 
@@ -111,10 +126,35 @@ impl Net {
     }
 
     pub(super) fn connect_to(&mut self, core: usize, path: &str, subprotocol: &str) -> usize {
+        let one_in = self.one_in_speaks_tls;
+        let speaks_tls = one_in > 0 && self.rng.one_in(one_in);
+        self.connect_by(core, path, subprotocol, speaks_tls)
+    }
+
+    pub(super) fn connect_by(
+        &mut self,
+        core: usize,
+        path: &str,
+        subprotocol: &str,
+        speaks_tls: bool,
+    ) -> usize {
+        let tls = speaks_tls.then(TlsClient::default);
+        self.connect_between(core, path, subprotocol, speaks_tls.into(), tls)
+    }
+
+    /// Whatever the client speaks, and the listener.
+    pub(super) fn connect_between(
+        &mut self,
+        core: usize,
+        path: &str,
+        subprotocol: &str,
+        listener: ListenerId,
+        tls: Option<TlsClient>,
+    ) -> usize {
         let kernel = self.workers[core].engine_mut().kernel_mut();
-        let peer = kernel.connect(0).expect("the listener is open");
+        let peer = kernel.connect(listener).expect("the listener is open");
         self.clients
-            .push(Client::new(core, peer, path, subprotocol));
+            .push(Client::new(core, peer, path, subprotocol, tls));
         self.clients.len() - 1
     }
 
@@ -227,6 +267,13 @@ impl Net {
         }
     }
 
+    /// Lets time pass while one client does nothing.
+    pub(super) fn pass_without(&mut self, mute: usize, ms: u64) {
+        self.clients[mute].is_gone = true;
+        self.pass(ms, 10);
+        self.clients[mute].is_gone = false;
+    }
+
     pub(super) fn total(&self, of: impl Fn(&Counters) -> u64) -> u64 {
         self.workers
             .iter()
@@ -276,7 +323,11 @@ impl Net {
                 ("short of credit", core.short_of_credit.len()),
                 ("caught up", core.caught_up.len()),
                 ("deferred", core.deferred.len()),
+                ("speaking TLS", core.tls_open),
+                ("waiting for TLS", core.tls_waiting.len()),
+                ("takeover bytes", core.deflate.takeover_bytes()),
                 ("slots", worker.engine.slots_open()),
+                ("counted connections", core.addresses.connections()),
                 ("sends", worker.engine.sends_in_flight()),
                 ("buffers", worker.engine.buffers_out()),
             ];

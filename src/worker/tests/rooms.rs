@@ -15,11 +15,11 @@ use crate::{
 };
 
 /// What has been seen of each room: by place, the message as it came.
-type Seen = BTreeMap<(String, u64), Value>;
+pub(super) type Seen = BTreeMap<(String, u64), Value>;
 
 /// Checks one client's view of its rooms against everyone's, and its answers against its view.
 /// Gives the last place it saw in each room.
-fn check_view(net: &Net, client: usize, seen: &mut Seen) -> BTreeMap<String, u64> {
+pub(super) fn check_view(net: &Net, client: usize, seen: &mut Seen) -> BTreeMap<String, u64> {
     let messages = net.clients[client].messages();
     let mut last = BTreeMap::new();
     let mut mine = BTreeMap::new();
@@ -54,7 +54,7 @@ fn check_view(net: &Net, client: usize, seen: &mut Seen) -> BTreeMap<String, u64
     last
 }
 
-fn publish(net: &mut Net, client: usize, room: &str, pad: usize) -> String {
+pub(super) fn publish(net: &mut Net, client: usize, room: &str, pad: usize) -> String {
     let state = &mut net.clients[client];
     let data = format!("{client}:{}", "x".repeat(pad));
     let mut command = state.numbered(json!({"type": "publish", "room": room, "data": data}));

@@ -298,6 +298,40 @@ var checks = []struct {
 		one.end(1000)
 		two.end(1000)
 	}},
+	{"compression in every agreement", func() {
+		text := strings.Repeat("ebb and flow, wörld ", 300)
+		var clients []*client
+		for _, compresses := range []bool{true, false, true} {
+			dialer := websocket.Dialer{HandshakeTimeout: deadline, EnableCompression: compresses}
+			ws, response, err := dialer.Dial(base+"/ws/go-deflate?room=go-deflate", http.Header{
+				"Sec-Websocket-Protocol": {"tidegate.v1.raw"},
+			})
+			must(err, "opening")
+			answer := response.Header.Get("Sec-Websocket-Extensions")
+			want("answer", strings.HasPrefix(answer, "permessage-deflate"), compresses)
+			clients = append(clients, &client{ws: ws})
+		}
+		for n, from := range clients {
+			// What comes back is what was sent, compressed or not, and at whichever level.
+			must(from.ws.SetCompressionLevel(1+n*4), "a level")
+			from.send(websocket.TextMessage, []byte(text))
+			from.ws.EnableWriteCompression(false)
+			from.send(websocket.BinaryMessage, []byte(text))
+			for _, to := range clients {
+				if to == from {
+					continue
+				}
+				for _, wanted := range []int{websocket.TextMessage, websocket.BinaryMessage} {
+					kind, got := to.next()
+					want("kind of frame", kind, wanted)
+					want("text", string(got) == text, true)
+				}
+			}
+		}
+		for _, c := range clients {
+			c.end(1000)
+		}
+	}},
 	{"rooms many clients see one order", func() {
 		const members, each = 20, 20
 		var clients []*client

@@ -19,8 +19,8 @@ function within(promise, what) {
 
 // A WebSocket whose messages, pongs and end can be awaited one after the other.
 class Client {
-  static async open(path, protocols) {
-    const client = new Client(new WebSocket(base + path, protocols));
+  static async open(path, protocols, options) {
+    const client = new Client(new WebSocket(base + path, protocols, options));
     await within(client.opened, `opening ${path}`);
     return client;
   }
@@ -213,6 +213,52 @@ const checks = {
     assert.deepEqual([[...bytes.data], bytes.isBinary], [[9, 0, 255], true]);
     await one.end();
     await two.end();
+  },
+
+  async "compression in every agreement"() {
+    const offers = [
+      [true, /^permessage-deflate; server_no_context_takeover; client_no_context_takeover$/],
+      [{ serverMaxWindowBits: 10, clientMaxWindowBits: 9 }, /server_max_window_bits=10/],
+      [{ serverNoContextTakeover: true, clientNoContextTakeover: true, threshold: 0 }, /^permessage-deflate; /],
+      [false, null],
+    ];
+    const clients = [];
+    for (const [perMessageDeflate, expected] of offers) {
+      const client = new Client(new WebSocket(`${base}/ws?user=u`, { perMessageDeflate }));
+      let answer = null;
+      client.ws.on("upgrade", (response) => (answer = response.headers["sec-websocket-extensions"] ?? null));
+      await within(client.opened, "opening");
+      if (expected) assert.match(answer, expected);
+      else assert.equal(answer, null);
+      await client.json();
+      await client.ok({ type: "join", room: "node-deflate" });
+      clients.push(client);
+    }
+    const data = Array.from({ length: 300 }, (_, n) => ({ n, text: "ebb and flow, wörld" }));
+    for (const client of clients) {
+      client.ws.send(JSON.stringify({ type: "publish", room: "node-deflate", data }));
+      for (const member of clients) {
+        let message;
+        do message = await member.json();
+        while (message.type !== "message");
+        assert.deepEqual(message.data, data);
+      }
+    }
+    for (const client of clients) {
+      assert.deepEqual((await client.ok({ type: "echo", data })).data, data);
+    }
+    for (const client of clients) await client.end();
+  },
+
+  async "compression stops at the limit"() {
+    const client = await Client.open("/echo");
+    client.ws.on("error", () => {});
+    const compressed = await Client.open("/echo");
+    compressed.ws.send("a".repeat(2 * MIB));
+    assert.equal((await compressed.next()).data.length, 2 * MIB);
+    client.ws.send("a".repeat(2 * MIB + 1));
+    assert.equal((await within(client.closed, "the end")).code, 1009);
+    await compressed.end();
   },
 
   async "rooms many clients see one order"() {

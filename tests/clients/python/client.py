@@ -10,6 +10,7 @@ import traceback
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
 DEADLINE_S = 20
 MIB = 1024 * 1024
@@ -228,6 +229,46 @@ async def _():
         assert await receive(two) == "as it came"
         await two.send(b"\x09\x00\xff")
         assert await receive(one) == b"\x09\x00\xff"
+
+
+@check("compression in every agreement")
+async def _():
+    data = [{"n": n, "text": "ebb and flow, wörld"} for n in range(300)]
+    offers = {
+        "deflate": {},
+        None: {"compression": None},
+        "server_max_window_bits=9": {
+            "extensions": [ClientPerMessageDeflateFactory(server_max_window_bits=9)]
+        },
+        "takeover": {
+            "extensions": [
+                ClientPerMessageDeflateFactory(
+                    server_no_context_takeover=True,
+                    client_no_context_takeover=True,
+                    client_max_window_bits=12,
+                )
+            ]
+        },
+    }
+    clients = []
+    for expected, options in offers.items():
+        ws = await connect(BASE + "/ws?user=u", proxy=None, **options).__aenter__()
+        answer = ws.response.headers.get("Sec-WebSocket-Extensions")
+        assert answer is None if expected is None else expected in answer, answer
+        await receive_json(ws)
+        await ok(ws, type="join", room="python-deflate")
+        clients.append(ws)
+    for ws in clients:
+        await ws.send(json.dumps({"type": "publish", "room": "python-deflate", "data": data}))
+        for member in clients:
+            message = await receive_json(member)
+            while message["type"] != "message":
+                message = await receive_json(member)
+            assert message["data"] == data
+    for ws in clients:
+        assert (await ok(ws, type="echo", data=data))["data"] == data
+    for ws in clients:
+        await ws.close()
 
 
 @check("rooms many clients see one order")

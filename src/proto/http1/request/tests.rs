@@ -139,6 +139,46 @@ fn a_reader_goes_on_to_the_next_head() {
 }
 
 #[test]
+fn a_head_can_be_read_again() {
+    let limits = HeadLimits::default();
+    let bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nmore";
+    for cut in 0..bytes.len() - 4 {
+        let mut reader = HeadReader::new();
+        assert!(matches!(
+            reader.handle_input(&bytes[..cut], &limits),
+            Ok(None)
+        ));
+        let read = reader
+            .handle_input(&bytes[cut..], &limits)
+            .is_ok_and(|read| read.is_some());
+        assert!(read, "cut at {cut}");
+        let mut again = reader.take_earlier();
+        again.extend_from_slice(&bytes[cut..]);
+        assert_eq!(again, bytes, "cut at {cut}");
+        assert_eq!(reader.buffered_bytes(), 0);
+    }
+}
+
+#[test]
+fn a_cr_alone_is_refused_at_the_byte_behind_it() {
+    let limits = HeadLimits::default();
+    for (head, at) in [
+        ("GET / HTTP/1.1\rHost", 16),
+        ("GET / HTTP/1.1\r\nHost: a\rb", 25),
+        ("GET / HTTP/1.1\r\nHost: a\r\r", 25),
+    ] {
+        for cut in 1..at {
+            let (front, back) = head.as_bytes()[..at].split_at(cut);
+            let mut reader = HeadReader::new();
+            let is_open = matches!(reader.handle_input(front, &limits), Ok(None));
+            assert!(is_open, "{head:?} cut at {cut}");
+            let is_refused = reader.handle_input(back, &limits).is_err();
+            assert!(is_refused, "{head:?} cut at {cut}");
+        }
+    }
+}
+
+#[test]
 fn good_request_lines() {
     for line in [
         "GET / HTTP/1.1",
@@ -259,6 +299,9 @@ fn fields_are_checked() {
         ("Host: a, b\r\n", 400),
         ("Host: a/b\r\n", 400),
         ("Host: u@a\r\n", 400),
+        ("Host: a:80:80\r\n", 400),
+        ("Host: a:99999\r\n", 400),
+        ("Host: [::1\r\n", 400),
         ("Host : a\r\n", 400),
         ("Host\r\n", 400),
         (": a\r\n", 400),

@@ -51,6 +51,9 @@ impl Connection {
             return Ok(Some(Event::Part(part)));
         }
         self.begin_frame(&header, payload_len, true);
+        if !header.fin || header.opcode == OpCode::Continuation {
+            input.count_fragment();
+        }
         self.hand_out(bytes, header_len)
     }
 

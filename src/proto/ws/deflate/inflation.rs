@@ -46,9 +46,6 @@ impl Inflation {
         message_bytes_max: usize,
     ) -> Result<Message<'s>, WsError> {
         self.payload.clear();
-        if self.payload.capacity() > SPARE_BYTES_MAX {
-            self.payload = Vec::new();
-        }
         let inflater = match own.and_then(Takeover::inflater) {
             Some(own) => own.ok_or(WsError::OutOfMemory)?,
             None => {
@@ -66,6 +63,13 @@ impl Inflation {
         *wire += compressed.payload().len() as u64;
         *payload += self.payload.len() as u64;
         Ok(Message::in_input(compressed.kind(), &mut self.payload))
+    }
+
+    /// Gives back what only a long message needs, once that has been looked at.
+    pub fn shrink(&mut self) {
+        if self.payload.capacity() > SPARE_BYTES_MAX {
+            self.payload = Vec::new();
+        }
     }
 
     /// Messages decompressed since the start, their bytes on the wire, and what came out of them.
@@ -125,5 +129,5 @@ fn inflate_into(
     }
 }
 
-/// A buffer of more than this is given back after its message.
+/// A buffer of more than this is not kept.
 const SPARE_BYTES_MAX: usize = 256 << 10;
