@@ -4,7 +4,7 @@
 mod common;
 mod load;
 
-use common::{TempFile, certs::Tls};
+use common::{Server, TempFile, certs::Tls};
 use load::{
     ECHO, FANOUT, FAULTS, bench, check_fault,
     compressing::{Quirk, compressing_server},
@@ -226,4 +226,53 @@ fn the_gateway_is_measured_over_tls() {
         assert!(of("full") <= 8 && of("resumed") > 0, "{report}");
     }
     assert!(tls.server.counters().total("tls_handshakes_resumed_total") > 0);
+}
+
+#[test]
+fn slow_members_over_tls_are_seen_to_be_evicted() {
+    let tls = Tls::start(&[
+        "--set",
+        "limits.buffered_bytes_high=256KiB",
+        "--set",
+        "limits.buffered_bytes_low=64KiB",
+        "--set",
+        "rooms.announce_members_max=0",
+    ]);
+    let url = format!("{}/ws", tls.url());
+    let line = format!(
+        "--mode slow --preset tidegate --connections 6 --slow 2 --payload 48KiB --duration 2s \
+         --warm-up 0 --ca {}",
+        tls.trusted().display()
+    );
+    let report = figures(&url, &line, 0);
+    assert_eq!(faults(&report), [0; 5]);
+    assert_eq!(report["slow"]["evicted"], 2, "{report}");
+    assert_eq!(tls.server.counters().total("evicted_slow_total"), 2);
+}
+
+/// What the gateway compresses is inflated to what was sent, in echoes and in rooms.
+#[test]
+fn the_gateway_is_measured_with_compression() {
+    let server = Server::quiet(&["--demo"]);
+    let common = "--deflate --content json --payload 4KiB --duration 300ms --warm-up 100ms";
+    for (path, load) in [
+        ("echo", "--connections 4 --depth 4"),
+        (
+            "ws",
+            "--mode fanout --preset tidegate --connections 24 --rooms 3 --depth 4",
+        ),
+    ] {
+        let line = format!("{load} {common}");
+        let report = figures(&format!("{}/{path}", server.url()), &line, 0);
+        assert_eq!(faults(&report), [0; 5]);
+        let of = |name| report["deflate"][name].as_u64().expect("a count");
+        assert!(of("messages") > 0, "{report}");
+        assert!(of("wire_bytes") * 2 < of("message_bytes"), "{report}");
+    }
+    let url = format!("{}/ws", server.url());
+    for mode in ["idle", "connect"] {
+        let line = format!("--mode {mode} --connections 50 {common}");
+        let report = figures(&url, &line, 0);
+        assert_eq!(faults(&report), [0; 5]);
+    }
 }

@@ -75,7 +75,7 @@ def describe():
 def limits():
     """The gateway's limits as it is measured, from its configuration."""
     config = tomllib.loads(Path("configs/benchmark.toml").read_text())
-    return {name: config[name] for name in ("limits", "rooms", "engine")}
+    return {name: config[name] for name in ("limits", "rooms", "tls", "deflate", "engine")}
 
 
 def quiet():

@@ -279,6 +279,8 @@ def measure_all(runner, picked, begun, since):
     servers = [s for s in servers if s not in missing and s not in variants]
     print("what the servers do is checked", flush=True)
     missing |= check(runner, servers, picked)
+    if cases.GATEWAY in missing:
+        missing |= {variant: missing[cases.GATEWAY] for variant in variants}
     for server, reason in missing.items():
         print(f"  NOT MEASURED: {server} {reason}", flush=True)
 
