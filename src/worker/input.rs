@@ -298,7 +298,7 @@ impl Core {
             if waits && !input.is_empty() && has_had_its_turn {
                 return self.stall(conn, input.remaining(), StallCause::Turn);
             }
-            state.turn_messages += 1;
+            count(&mut state.turn_messages, 1);
             self.turn_messages += 1;
             let limit = ws.message_bytes_max();
             let polled = match direct.take() {
@@ -328,7 +328,10 @@ impl Core {
                     if input.is_empty() {
                         break;
                     }
-                    state.turn_messages += FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE;
+                    count(
+                        &mut state.turn_messages,
+                        FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE,
+                    );
                     self.turn_messages += FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE;
                 }
                 Ok(Some(Event::Message(message))) => {
@@ -366,7 +369,7 @@ impl Core {
                     if let Some((_, bytes)) = inflated {
                         more += (bytes / INFLATED_BYTES_PER_MESSAGE) as u32;
                     }
-                    state.turn_messages += more;
+                    count(&mut state.turn_messages, more);
                     self.turn_messages += more;
                     self.drain_outputs();
                     if refused > 0 {
@@ -666,4 +669,10 @@ fn echo_part(
         },
     }
     false
+}
+
+/// More messages in a turn: what does not fit is more than anyone's share.
+#[inline]
+fn count(messages: &mut u16, more: u32) {
+    *messages = messages.saturating_add(u16::try_from(more).unwrap_or(u16::MAX));
 }
