@@ -13,7 +13,7 @@ use crate::{
         envelope::json::{self, Object},
         ws::{
             deflate::{Compression, WINDOW_BITS_MAX},
-            header::{self, HEADER_BYTES_MAX, OpCode, UNMASKED_HEADER_BYTES_MAX, push_frame},
+            header::{self, HEADER_BYTES_MAX, OpCode, RSV1, UNMASKED_HEADER_BYTES_MAX, push_frame},
         },
     },
     session::deflate::is_worthwhile,
@@ -158,6 +158,23 @@ impl Deflating<'_> {
 
     /// The unmasked frames of `frames`, those that are worth it compressed; none if no one is.
     fn compress(&mut self, frames: &[u8]) -> Option<Bytes> {
+        let (first, header_len) = header::decode(frames).ok()??;
+        let payload = &frames[header_len..];
+        if payload.len() as u64 > first.payload_len {
+            return self.compress_several(frames);
+        }
+        if !is_worthwhile(self.config, first.opcode, payload.len()) {
+            return None;
+        }
+        let wire = self.compression.compress(payload, WINDOW_BITS_MAX, None)?;
+        let mut header = [0; HEADER_BYTES_MAX];
+        let len = header::encode(true, first.opcode, wire.len() as u64, None, &mut header);
+        header[0] |= RSV1;
+        Some([&header[..len], wire].concat().into())
+    }
+
+    /// As [`Deflating::compress`], for several frames in a row.
+    fn compress_several(&mut self, frames: &[u8]) -> Option<Bytes> {
         let mut out = Vec::new();
         let mut is_smaller = false;
         let mut rest = frames;

@@ -105,3 +105,47 @@ fn where_nobody_may_agree_on_it_nothing_is_compressed() {
     assert_eq!(forms(&frames(&mut hub, 2000)), [true, false, false, false]);
     assert_eq!(hub.compression_bytes(), 0);
 }
+
+#[test]
+fn of_several_frames_in_a_row_those_are_compressed_that_are_worth_it() {
+    let mut config = open();
+    config.rooms.coalesce_ms = 10;
+    let mut hub = hub(config);
+    ask(&mut hub, joins(1, Encoding::Raw, true));
+    let mut out = Outputs::new();
+    let first = publish(1, 5, false);
+    hub.handle_request(Now::default(), 1, first, &Slab::new(0), &mut out);
+    let room = out.drain(..).find_map(|output| match output {
+        Output::WakeRoom { room, .. } => Some(room),
+        _ => None,
+    });
+    let room = room.expect("what follows waits for a timer");
+    let said = [(2000, "a"), (20, "b"), (3000, "c")].map(|(bytes, key)| {
+        let Request::Publish(mut publish) = publish(1, bytes, false) else {
+            panic!("a publish");
+        };
+        publish.key = Some(key.into());
+        ask(&mut hub, Request::Publish(publish))
+    });
+    assert!(said.iter().all(|said| said.len() == 1), "they wait");
+    hub.on_room_timer(room, &mut out);
+    let frames = out.iter().find_map(|output| match output {
+        Output::Deliver {
+            delivery: Delivery::Frames { frames, .. },
+            ..
+        } => deflated(frames, 1),
+        _ => None,
+    });
+    let mut rest = &frames.expect("the raw member takes them compressed")[..];
+    let mut lens = Vec::new();
+    while let Some((head, len)) = header::decode_compressible(rest).unwrap() {
+        let (frame, after) = rest.split_at(len + head.payload_len as usize);
+        rest = after;
+        assert_eq!(head.is_compressed, lens.len() != 1);
+        lens.push(match head.is_compressed {
+            true => inflated(frame).len(),
+            false => frame.len() - len,
+        });
+    }
+    assert_eq!(lens, [2000, 20, 3000]);
+}
