@@ -15,6 +15,10 @@ pub(super) fn run(input: &[u8]) {
     let field = script.pick(&[Field::Forwarded, Field::XForwardedFor]);
     let separator = script.pick(&[", ", ",", "\r\n"]);
     let invented = script.rest();
+    // A line end would put what the proxy adds into another field.
+    if invented.contains(&b'\r') || invented.contains(&b'\n') {
+        return;
+    }
     let Some(alone) = client_of(field, &[name(field), invented].concat()) else {
         return;
     };
@@ -72,21 +76,13 @@ fn client_of(field: Field, lines: &[u8]) -> Option<Result<Option<SocketAddr>, Fo
     };
     let read = reader.handle_input(&head, &limits);
     let (head, length) = read.ok()??;
-    // The invention may hold a line of its own, or the head's end: then it is another case.
-    let is_whole = length == head_bytes(lines) && head.header_values(header(field)).count() <= 2;
+    assert_eq!(length, head_bytes(lines));
     let trusts = |ip: IpAddr| matches!(ip, IpAddr::V4(ip) if ip.octets()[0] == 10);
-    is_whole.then(|| client(&head, field, trusts))
+    Some(client(&head, field, trusts))
 }
 
 const fn head_bytes(lines: &[u8]) -> usize {
     b"GET / HTTP/1.1\r\nHost: a\r\n".len() + lines.len() + 4
-}
-
-const fn header(field: Field) -> &'static str {
-    match field {
-        Field::Forwarded => "forwarded",
-        Field::XForwardedFor => "x-forwarded-for",
-    }
 }
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
