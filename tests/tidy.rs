@@ -255,3 +255,34 @@ fn the_other_breaches_are_found() {
     let long = format!("//! Doc.\n{}", "\n".repeat(LINES_MAX));
     assert_eq!(check("base/a.rs", &long).len(), 1);
 }
+
+/// docs/THREATS.md names every attack that is tested, and none that is not.
+#[test]
+fn the_threats_are_those_that_are_tested() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let threats = fs::read_to_string(root.join("docs/THREATS.md")).expect("it is there");
+    let mut tested = BTreeSet::new();
+    for entry in fs::read_dir(root.join("tests"))
+        .expect("it is there")
+        .flatten()
+    {
+        let path = entry.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !name.starts_with("attack_") || !name.ends_with(".rs") {
+            continue;
+        }
+        assert!(threats.contains(&format!("`tests/{name}`")), "{name}");
+        let text = fs::read_to_string(&path).expect("it can be read");
+        for test in text.split("#[test]\nfn ").skip(1) {
+            tested.extend(test.split('(').next().map(str::to_owned));
+        }
+    }
+    assert!(tested.len() > 15, "{tested:?}");
+    let named: BTreeSet<String> = threats
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .filter_map(|line| line.split(" | ").nth(3)?.split('`').nth(1))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(named, tested);
+}

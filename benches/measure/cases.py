@@ -1,6 +1,7 @@
 """What is measured, on which servers, with which command lines. It starts nothing."""
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 RIVALS = ["tungstenite", "tokio-websockets", "fastwebsockets", "axum", "broadcast"]
 ECHO_RIVALS = RIVALS[:4]
@@ -9,7 +10,9 @@ GATEWAY, FLOOR = "tidegate", "floor"
 TWO_WORKERS = "tidegate, two workers"
 # Five members of the room do not read.
 SLOW = "tidegate, five do not read"
-VARIANTS = {GATEWAY, TWO_WORKERS, SLOW}
+# Clients ask for permessage-deflate.
+DEFLATE = "tidegate, deflate"
+VARIANTS = {GATEWAY, TWO_WORKERS, SLOW, DEFLATE}
 LARGE_BYTES_MAX = 2 * 1024 * 1024
 
 
@@ -29,6 +32,11 @@ class Case:
     kind: str = "rounds"  # Which number of rounds it gets: rounds, idle or slow.
     is_timed: bool = True
     is_large: bool = False
+    is_tls: bool = False
+    # By which it can be chosen together with others; what is measured by default is "plain".
+    group: str = "plain"
+    # Everybody is served at /echo, and no room is joined.
+    is_echo: bool = False
     # Seconds, if one case needs more than the others.
     duration: float | None = None
     # Options for a server that differ: name to options.
@@ -38,15 +46,31 @@ class Case:
 CPU = ("server", "cpu_us_per_message", "total")
 ECHO = (GATEWAY, FLOOR, *ECHO_RIVALS)
 FANOUT = (GATEWAY, FLOOR, "broadcast")
-PRESET = {GATEWAY: ("--preset", "tidegate"), TWO_WORKERS: ("--preset", "tidegate")}
+# The floor knows no TLS: a bare ring under the same library would be most of a gateway.
+SECURE = (GATEWAY, *ECHO_RIVALS)
+PRESET = {
+    GATEWAY: ("--preset", "tidegate"), TWO_WORKERS: ("--preset", "tidegate"),
+    DEFLATE: ("--preset", "tidegate", "--deflate"),
+}  # fmt: skip
 
 
 # The server does not pay for waking the generator (docs/BENCH.md, "Who wakes whom").
 POLL = ("--poll", "20us")
 
 
-def echo(name, title, *options, **more):
-    return Case(name, title, "echo", ECHO, (*options, *POLL), CPU, "CPU µs per message", **more)
+def echo(name, title, *options, servers=ECHO, **more):
+    return Case(name, title, "echo", servers, (*options, *POLL), CPU, "CPU µs per message",
+                is_echo=True, **more)  # fmt: skip
+
+
+def echo_tls(name, title, *options, **more):
+    return echo(name, title, *options, servers=SECURE, is_tls=True, group="tls", **more)
+
+
+def connect(name, title, *options, servers=ECHO, **more):
+    return Case(name, title, "connect", servers, options,
+                ("server", "cpu_us_per_connection", "total"), "CPU µs per connection", digits=1,
+                is_echo=True, **more)  # fmt: skip
 
 
 def fanout(name, title, *options, **more):
@@ -66,11 +90,11 @@ def slow(name, title):
     )  # fmt: skip
 
 
-def idle(name, title, servers, idle_connections, *options):
+def idle(name, title, servers, idle_connections, *options, **more):
     return Case(
         name, title, "idle", servers, ("--connections", str(idle_connections), *options),
         ("server", "user_bytes_per_connection"), "bytes of user memory per connection",
-        digits=0, kind="idle", is_timed=False, overhead=5, extra=PRESET,
+        digits=0, kind="idle", is_timed=False, extra=PRESET, **{"overhead": 5, **more},
     )  # fmt: skip
 
 
@@ -100,42 +124,102 @@ def all_cases(idle_connections):
         fanout("cores-1000-depth4", "Fan-out, one room of 1000, four in flight: one worker, and two "
                "on one processor", "--connections", "1000", "--rooms", "1", "--payload", "128",
                "--depth", "4", servers=two),
-        Case("connect", "New connections: TCP, upgrade, reset", "connect", ECHO, (),
-             ("server", "cpu_us_per_connection", "total"), "CPU µs per connection", digits=1),
+        connect("connect", "New connections: TCP, upgrade, reset"),
         slow("slow", "Fan-out of 4 KiB, 1000 a second to fifty members: all read, and five do not"),
-        idle("idle-echo", f"{idle_connections:,} idle connections", ECHO, idle_connections),
+        idle("idle-echo", f"{idle_connections:,} idle connections", ECHO, idle_connections,
+             is_echo=True),
         idle("idle-room", f"{idle_connections:,} idle connections, each a member of a room of ten",
              FANOUT, idle_connections, "--rooms", rooms),
+        *tls_cases(idle_connections),
+        *deflate_cases(idle_connections, rooms),
     ]  # fmt: skip
+
+
+def tls_cases(idle_connections):
+    return [
+        echo_tls("echo-tls-20B", "Echo over TLS, 20 bytes, one in flight on each of 200 connections",
+                 "--connections", "200", "--payload", "20"),
+        echo_tls("echo-tls-20B-depth16", "Echo over TLS, 20 bytes, sixteen in flight on each of 200 "
+                 "connections", "--connections", "200", "--payload", "20", "--depth", "16", digits=3),
+        echo_tls("echo-tls-1KiB", "Echo over TLS, 1 KiB, one in flight on each of 200 connections",
+                 "--connections", "200", "--payload", "1KiB"),
+        echo_tls("echo-tls-16KiB-depth4", "Echo over TLS, 16 KiB, four in flight on each of 50 "
+                 "connections", "--connections", "50", "--payload", "16KiB", "--depth", "4"),
+        connect("connect-tls", "New connections: TCP, full TLS handshake (ECDSA P-256), upgrade, reset",
+                servers=SECURE, is_tls=True, group="tls"),
+        connect("connect-tls-resumed", "New connections: TCP, resumed TLS handshake, upgrade, reset",
+                "--resume", servers=SECURE, is_tls=True, group="tls"),
+        idle("idle-tls", f"{idle_connections:,} idle connections over TLS", SECURE, idle_connections,
+             is_echo=True, is_tls=True, group="tls", overhead=8),
+    ]  # fmt: skip
+
+
+def deflate_cases(idle_connections, rooms):
+    room = ("--connections", "1000", "--rooms", "1", "--payload", "4KiB", "--content", "json")
+    return [
+        fanout("fanout-4KiB", "Fan-out, 4 KiB of JSON, one room of 1000, one in flight", *room,
+               group="deflate"),
+        fanout("fanout-4KiB-deflate", "Fan-out, 4 KiB of JSON, one room of 1000, one in flight: as it "
+               "is, and compressed once for all", *room, servers=(GATEWAY, DEFLATE),
+               group="deflate"),
+        idle("idle-deflate", f"{idle_connections:,} idle connections, each a member of a room of ten: "
+             "without permessage-deflate, and with it agreed on", (GATEWAY, DEFLATE),
+             idle_connections, "--rooms", rooms, group="deflate"),
+    ]  # fmt: skip
+
+
+def pick(every, words):
+    """The cases that words name: by name, by a pattern of names or by group; `all` is everything.
+    Also the words that name none."""
+    names = lambda case, word: word in ("all", case.group) or fnmatchcase(case.name, word)  # noqa: E731
+    picked = [case for case in every if any(names(case, word) for word in words)]
+    return picked, [word for word in words if not any(names(case, word) for case in every)]
 
 
 def path(case, server):
     """The URL's path."""
-    if case.mode in ("echo", "connect") or case.name == "idle-echo":
+    if case.is_echo:
         return "/echo"
     return "/ws" if server in VARIANTS else "/room/{room}"
 
 
-def server_command(case, server, core):
+@dataclass(frozen=True)
+class Place:
+    """Where things are: the program that is measured, and the certificate of the servers with its
+    key."""
+
+    gateway: str = "target/release/tidegate"
+    certificate: str = "dev-cert.pem"
+    key: str = "dev-key.pem"
+
+
+def server_command(case, server, core, place=Place()):
     """How a server is started. The gateway's limits are on; what a case changes is written here."""
     # Memory that comes in pages of 2 MiB would blur what a connection takes.
     without_huge_pages = ["env", "MIMALLOC_ALLOW_THP=0"] if case.mode == "idle" else []
-    return without_huge_pages + plain_server_command(case, server, core)
+    return without_huge_pages + plain_server_command(case, server, core, place)
 
 
-def plain_server_command(case, server, core):
+def plain_server_command(case, server, core, place):
     if server in VARIANTS:
         cores = cores_of(server, core)
-        command = ["target/release/tidegate", "--config", "configs/benchmark.toml"]
-        command += ["--listen", "127.0.0.1:0", "--cores", cores]
-        command += ["--set", "admin.listen=127.0.0.1:0"]
-        for setting in large_settings() if case.is_large else []:
+        command = [place.gateway, "--config", "configs/benchmark.toml", "--cores", cores]
+        settings = ["admin.listen=127.0.0.1:0"]
+        settings += large_settings() if case.is_large else []
+        settings += tls_settings(place) if case.is_tls else ["server.listen=127.0.0.1:0"]
+        for setting in settings:
             command += ["--set", setting]
         return command
     if server == FLOOR:
         return ["benches/floor/target/release/floor"]
     command = [f"benches/rivals/target/release/{server}"]
-    return command + (["--message-bytes-max", str(LARGE_BYTES_MAX)] if case.is_large else [])
+    command += ["--message-bytes-max", str(LARGE_BYTES_MAX)] if case.is_large else []
+    return command + (["--tls", f"{place.certificate}:{place.key}"] if case.is_tls else [])
+
+
+def tls_settings(place):
+    files = f'{{certificate="{place.certificate}",key="{place.key}"}}'
+    return ["server.listen=[]", "tls.listen=127.0.0.1:0", f"tls.certificates=[{files}]"]
 
 
 def large_settings():
@@ -155,11 +239,14 @@ def duration(case, settings):
     return case.duration or float(settings["DURATION"])
 
 
-def generator_command(generator, case, server, port, pid, settings):
-    url = f"ws://127.0.0.1:{port}{path(case, server)}"
+def generator_command(generator, case, server, port, pid, settings, place=Place()):
+    url = f"{'wss' if case.is_tls else 'ws'}://127.0.0.1:{port}{path(case, server)}"
     mode = "slow" if server == SLOW else case.mode
     command = [generator, "bench", url, "--mode", mode, *case.options]
-    command += case.extra.get(server, ()) if case.name != "idle-echo" else ()
+    command += case.extra.get(server, ()) if not case.is_echo else ()
+    if case.is_tls:
+        # Checking signatures is the generator's business, and only makes it slower.
+        command += ["--insecure"] if case.mode == "connect" else ["--ca", place.certificate]
     if case.is_timed:
         command += ["--duration", f"{duration(case, settings):g}s"]
         command += ["--warm-up", f"{settings['WARM_UP']}s"]

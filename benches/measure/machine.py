@@ -8,12 +8,14 @@ import tomllib
 from pathlib import Path
 
 LOCKS = {
-    "gateway": ("Cargo.lock", ["monoio", "io-uring", "mimalloc"]),
+    "gateway": (
+        "Cargo.lock", ["monoio", "io-uring", "mimalloc", "rustls", "aws-lc-rs", "libz-sys"],
+    ),
     "floor": ("benches/floor/Cargo.lock", ["io-uring"]),
     "rivals": (
         "benches/rivals/Cargo.lock",
         ["tokio", "tokio-tungstenite", "tungstenite", "tokio-websockets", "fastwebsockets", "axum",
-         "hyper", "mimalloc"],
+         "hyper", "mimalloc", "tokio-rustls", "rustls", "aws-lc-rs"],
     ),
 }  # fmt: skip
 
@@ -73,7 +75,7 @@ def describe():
 def limits():
     """The gateway's limits as it is measured, from its configuration."""
     config = tomllib.loads(Path("configs/benchmark.toml").read_text())
-    return {name: config[name] for name in ("limits", "rooms", "engine")}
+    return {name: config[name] for name in ("limits", "rooms", "tls", "deflate", "engine")}
 
 
 def quiet():

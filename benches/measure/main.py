@@ -7,9 +7,9 @@ import datetime
 import json
 import os
 import re
-import re
 import resource
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,6 +36,7 @@ def settings():
         "ROUNDS": "7", "IDLE_ROUNDS": "2", "SLOW_ROUNDS": "3", "DURATION": "1.2", "WARM_UP": "0.4",
         "IDLE_CONNECTIONS": "15000", "CASES": "", "SERVER_CORE": "0", "LOAD_CORE": "1",
         "OUT": "bench-results", "MINUTES_MAX": "20", "GENERATOR": "target/release/tidegate",
+        "GATEWAY": "target/release/tidegate",
     }  # fmt: skip
     return {name: os.environ.get(name) or value for name, value in defaults.items()}
 
@@ -49,6 +50,16 @@ class Runner:
         self.work, self.settings = work, chosen
         self.children = []
         self.commands = {}
+        self.place = cases.Place(
+            chosen["GATEWAY"], f"{work}/dev-cert.pem", f"{work}/dev-key.pem"
+        )
+
+    def certify(self):
+        """Makes the certificate that all servers use. It lives as long as the run."""
+        command = [self.place.gateway, "dev-cert", "--out", self.work]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"run: {' '.join(command)}: {done.stderr.strip()}")
 
     def spawn(self, core, command, **pipes):
         """A process pinned to a core, in a session and a scheduling group of its own."""
@@ -85,7 +96,7 @@ class Runner:
             if not piece:
                 break
             rest += piece
-            found = re.search(r"listening +ws://127\.0\.0\.1:(\d+)/", rest)
+            found = re.search(r"listening +wss?://127\.0\.0\.1:(\d+)/", rest)
             port = int(found.group(1)) if found else port
             if port and re.search(r"^ *ready", rest, re.MULTILINE):
                 for thread in Path(f"/proc/{child.pid}/task").iterdir():
@@ -99,12 +110,12 @@ class Runner:
     def measure(self, case, server):
         """One fresh server, one load: the generator's figures."""
         chosen = self.settings
-        command = cases.server_command(case, server, chosen["SERVER_CORE"])
+        command = cases.server_command(case, server, chosen["SERVER_CORE"], self.place)
         with open(Path(self.work) / "server.log", "w") as log:
             child, port = self.start(server, command, log)
         try:
             load = cases.generator_command(
-                chosen["GENERATOR"], case, server, port, child.pid, chosen
+                chosen["GENERATOR"], case, server, port, child.pid, chosen, self.place
             )
             self.note(case, server, command, load, port, child.pid)
             generator = self.spawn(
@@ -126,12 +137,14 @@ class Runner:
             self.end(child)
 
     def note(self, case, server, command, load, port, pid):
-        line = lambda core, words: "taskset -c {} {}".format(core, " ".join(words))  # noqa: E731
+        line = lambda core, words: "taskset -c {} {}".format(core, shlex.join(words))  # noqa: E731
         core = self.settings["SERVER_CORE"]
         cores = cases.cores_of(server, core)
         moved = f"; taskset -a -c -p {core} PID" if cores != core else ""
         load = [word.replace(f":{port}/", ":PORT/") for word in load]
         load = ["PID" if word == str(pid) else word for word in load]
+        # `dev-cert --out WORK` has made what lies there.
+        command, load = ([w.replace(self.work, "WORK") for w in ws] for ws in (command, load))
         self.commands.setdefault(case.name, {})[server] = {
             "server": line(cores, command) + moved,
             "generator": line(self.settings["LOAD_CORE"], load),
@@ -174,21 +187,24 @@ def seconds(turns, chosen):
     return sum(case.overhead + (timed(case) if case.is_timed else 0) for case, _ in turns)
 
 
-def check(runner, servers):
+def check(runner, servers, picked):
     """Whether each server does what it is measured for; a check of bytes, not of speed."""
     wrong = {}
-    echo, room = cases.all_cases(10)[0], cases.all_cases(10)[5]
+    every = {case.name: case for case in cases.all_cases(10)}
+    echo, room, tls = (every[name] for name in ("echo-20B", "fanout-1000", "echo-tls-20B"))
+    kinds = {"echo": echo, "room": room, "tls": tls, "deflate": echo}
     for server in servers:
-        kinds = {cases.GATEWAY: ["echo"], cases.FLOOR: ["echo", "room"], "broadcast": ["room"]}
-        for kind in kinds.get(server, ["echo"]):
-            case = echo if kind == "echo" else room
-            command = cases.server_command(case, server, runner.settings["SERVER_CORE"])
+        for kind in check_kinds(server, picked):
+            command = cases.server_command(
+                kinds[kind], server, runner.settings["SERVER_CORE"], runner.place
+            )
+            trust = [runner.place.certificate] if kind == "tls" else []
             try:
                 with open(Path(runner.work) / "server.log", "w") as log:
                     child, port = runner.start(server, command, log)
                 try:
                     done = subprocess.run(
-                        [sys.executable, "benches/check.py", kind, str(port)],
+                        [sys.executable, "benches/check.py", kind, str(port), *trust],
                         capture_output=True, text=True, timeout=60,
                     )  # fmt: skip
                 finally:
@@ -200,6 +216,17 @@ def check(runner, servers):
                 break
             print(f"  {server}: {kind} checked", flush=True)
     return wrong
+
+
+def check_kinds(server, picked):
+    """What of a server is checked: as much as the cases need of it."""
+    own = [case for case in picked if server in case.servers]
+    kinds = ["tls"] if any(case.is_tls for case in own) else []
+    if server == cases.GATEWAY:
+        asks = any(cases.DEFLATE in case.servers for case in picked)
+        return ["echo", *kinds, *(["deflate"] if asks else [])]
+    rooms = {cases.FLOOR: ["echo", "room"], "broadcast": ["room"]}
+    return rooms.get(server, ["echo"]) + kinds
 
 
 def missing_servers(failed_builds, chosen_cases):
@@ -219,12 +246,10 @@ def main():
     begun = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     since = time.monotonic() - float(os.environ.get("ELAPSED", "0"))
     every = cases.all_cases(int(chosen["IDLE_CONNECTIONS"]))
-    names = chosen["CASES"].replace(",", " ").split() or [case.name for case in every]
-    unknown = set(names) - {case.name for case in every}
+    picked, unknown = cases.pick(every, chosen["CASES"].replace(",", " ").split() or ["plain"])
     if unknown:
-        sys.exit(f"run: no such case: {', '.join(sorted(unknown))}; "
+        sys.exit(f"run: no such case: {', '.join(unknown)}; "
                  f"there are {', '.join(case.name for case in every)}")  # fmt: skip
-    picked = [case for case in every if case.name in names]
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     except (ValueError, OSError):
@@ -239,6 +264,8 @@ def main():
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGTERM, stop)
         try:
+            if any(case.is_tls for case in picked):
+                runner.certify()
             return measure_all(runner, picked, begun, since)
         finally:
             runner.end_all()
@@ -251,7 +278,9 @@ def measure_all(runner, picked, begun, since):
     variants = cases.VARIANTS - {cases.GATEWAY}
     servers = [s for s in servers if s not in missing and s not in variants]
     print("what the servers do is checked", flush=True)
-    missing |= check(runner, servers)
+    missing |= check(runner, servers, picked)
+    if cases.GATEWAY in missing:
+        missing |= {variant: missing[cases.GATEWAY] for variant in variants}
     for server, reason in missing.items():
         print(f"  NOT MEASURED: {server} {reason}", flush=True)
 

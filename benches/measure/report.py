@@ -3,7 +3,7 @@
 import json
 import re
 
-from cases import FLOOR, GATEWAY, SLOW, TWO_WORKERS
+from cases import DEFLATE, FLOOR, GATEWAY, SLOW, TWO_WORKERS
 from summary import read
 
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -124,6 +124,7 @@ def case_lines(name, case):
         "floor": "tidegate over {of}: {value}",
         "best_rival": "tidegate over the best rival, {of}: {value}",
         "slow": f"{SLOW}, over {{of}}: {{value}}",
+        "deflate": f"{DEFLATE}, over {{of}}: {{value}}",
         "two_workers": f"{TWO_WORKERS}, over {{of}}: {{value}}",
         "crossing": "a delivery to another worker over {of}, computed: {value}",
     }

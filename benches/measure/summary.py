@@ -84,6 +84,10 @@ def ratios(case, entries):
     pairs = [slow[n] / ours[n] for n in slow if ours.get(n)]
     if pairs:
         found["slow"] = {"of": "all read", **spread(pairs)}
+    deflate = by_server.get(cases.DEFLATE, {})
+    pairs = [deflate[n] / ours[n] for n in deflate if ours.get(n)]
+    if pairs:
+        found["deflate"] = {"of": "without", **spread(pairs)}
     two = by_server.get(cases.TWO_WORKERS, {})
     pairs = [(two[n], ours[n]) for n in two if ours.get(n)]
     if pairs:

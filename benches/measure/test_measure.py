@@ -57,6 +57,14 @@ class Summary(unittest.TestCase):
         self.assertEqual(ratios["crossing"]["median"], 1.5)
         self.assertNotIn("best_rival", ratios)
 
+    def test_compression_is_held_against_none(self):
+        case = next(case for case in cases.all_cases(1000) if case.name == "fanout-4KiB-deflate")
+        entries = [entry(1, "tidegate", 4), entry(1, cases.DEFLATE, 5),
+                   entry(2, "tidegate", 4), entry(2, cases.DEFLATE, 6)]  # fmt: skip
+        ratios = summary.summarise(case, entries)["ratios"]
+        self.assertEqual(ratios["deflate"]["median"], 1.375)
+        self.assertEqual(set(ratios), {"deflate"})
+
     def test_failures_are_told_and_give_no_figure(self):
         found = result()["summary"][ECHO.name]["servers"]
         self.assertEqual(found["tungstenite"]["failures"], ["the server died"])
@@ -82,6 +90,42 @@ class Plan(unittest.TestCase):
     def test_who_is_not_built_is_not_measured(self):
         rounds = main.plan([ECHO], main.settings(), {"axum": "is not built"})
         self.assertNotIn("axum", [server for _, turns in rounds for _, server in turns])
+
+    def test_cases_are_picked_by_name_pattern_and_group(self):
+        every = cases.all_cases(10)
+        names = lambda *words: [case.name for case in cases.pick(every, words)[0]]  # noqa: E731
+        self.assertEqual(names("idle-tls", "echo-20B"), ["echo-20B", "idle-tls"])
+        self.assertEqual(names("connect*"), ["connect", "connect-tls", "connect-tls-resumed"])
+        self.assertEqual(len(names("plain", "tls", "deflate")), len(every))
+        self.assertEqual(names("all"), [case.name for case in every])
+        self.assertEqual(len({case.name for case in every}), len(every))
+        self.assertEqual(cases.pick(every, ["plain", "nonsense", "x*"])[1], ["nonsense", "x*"])
+
+    def test_over_tls_everybody_has_the_same_certificate(self):
+        case = next(case for case in cases.all_cases(10) if case.name == "echo-tls-20B")
+        place = cases.Place("gw", "c.pem", "k.pem")
+        self.assertNotIn("floor", case.servers)
+        command = cases.server_command(case, "axum", 0, place)
+        self.assertEqual(command[-2:], ["--tls", "c.pem:k.pem"])
+        command = cases.server_command(case, "tidegate", 0, place)
+        self.assertEqual(command[0], "gw")
+        self.assertIn('tls.certificates=[{certificate="c.pem",key="k.pem"}]', command)
+        self.assertIn("server.listen=[]", command)
+        load = cases.generator_command("gen", case, "axum", 80, 7, main.settings(), place)
+        self.assertEqual(load[2], "wss://127.0.0.1:80/echo")
+        self.assertIn("--ca", load)
+        case = next(case for case in cases.all_cases(10) if case.name == "connect-tls")
+        load = cases.generator_command("gen", case, "axum", 80, 7, main.settings(), place)
+        self.assertIn("--insecure", load)
+
+    def test_what_cases_need_is_checked(self):
+        kinds = lambda server, *words: main.check_kinds(  # noqa: E731
+            server, cases.pick(cases.all_cases(10), words)[0])  # fmt: skip
+        self.assertEqual(kinds("tidegate", "plain"), ["echo"])
+        self.assertEqual(kinds("tidegate", "all"), ["echo", "tls", "deflate"])
+        self.assertEqual(kinds("axum", "tls"), ["echo", "tls"])
+        self.assertEqual(kinds("floor", "all"), ["echo", "room"])
+        self.assertEqual(kinds("broadcast", "deflate"), ["room"])
 
     def test_commands_name_what_differs(self):
         large = next(case for case in cases.all_cases(10) if case.is_large)

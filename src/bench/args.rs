@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::{
     BenchError,
+    content::Content,
     expect::NUMBERS_MAX,
     frames::Kind,
     schedule::Schedule,
-    tag::TAG_BYTES,
     target::Target,
     template::{Place, Rendered, Template},
 };
@@ -18,7 +18,7 @@ use super::{
 /// What `tidegate bench` takes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BenchArgs {
-    /// The server, as ws://HOST:PORT/PATH; {room} and {conn} in it are numbers from 0.
+    /// The server, as ws://HOST:PORT/PATH or wss://…; {room} and {conn} in it are numbers from 0.
     url: String,
     /// What to do.
     #[arg(long, value_enum, default_value_t = Mode::Echo)]
@@ -39,6 +39,9 @@ pub struct BenchArgs {
     /// Size of {payload} [default: 128 in fanout and slow, else 20].
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     payload: Option<usize>,
+    /// What {payload} consists of: noise, or a JSON object (which stands in a template without quotes).
+    #[arg(long, value_enum, default_value_t = Content::Noise)]
+    content: Content,
     /// How long to measure.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
     duration: Duration,
@@ -60,6 +63,18 @@ pub struct BenchArgs {
     /// How connections end (connect).
     #[arg(long, value_enum, default_value_t = Closing::Reset)]
     closing: Closing,
+    /// Trust the servers whose certificates those in this PEM file have signed (wss://).
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    ca: Option<PathBuf>,
+    /// Trust any server, and check no signature (wss://).
+    #[arg(long)]
+    insecure: bool,
+    /// Resume TLS sessions where the server gives tickets (wss://).
+    #[arg(long)]
+    resume: bool,
+    /// Ask for permessage-deflate; messages are sent as they are, and those that come are inflated.
+    #[arg(long)]
+    deflate: bool,
     /// The subprotocol to ask for.
     #[arg(long, value_name = "NAME")]
     subprotocol: Option<String>,
@@ -174,6 +189,7 @@ pub(crate) struct Settings {
     pub(crate) rooms: u32,
     #[serde(rename = "payload_bytes")]
     pub(crate) payload: usize,
+    pub(crate) content: Content,
     #[serde(rename = "duration_s", serialize_with = "seconds")]
     pub(crate) duration: Duration,
     #[serde(rename = "warm_up_s", serialize_with = "seconds")]
@@ -189,6 +205,14 @@ pub(crate) struct Settings {
     pub(crate) hold: Option<Duration>,
     pub(crate) slow: u32,
     pub(crate) closing: Closing,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) insecure: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) resume: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) deflate: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) subprotocol: Option<String>,
     pub(crate) text: bool,
@@ -232,7 +256,10 @@ impl Settings {
     pub(crate) fn new(args: BenchArgs) -> Result<Self, BenchError> {
         let mode = args.mode;
         let fans_out = matches!(mode, Mode::Fanout | Mode::Slow);
-        let preset = args.preset.map(|preset| preset.templates(fans_out));
+        let content = args.content;
+        let preset = args
+            .preset
+            .map(|preset| preset.templates(fans_out, content));
         let preset = preset.unwrap_or_default();
         let message = args.message.as_deref().or(preset.message);
         let message = Template::parse(message.unwrap_or("{payload}"));
@@ -252,7 +279,12 @@ impl Settings {
             depth: args.depth,
             rate: args.rate,
             rooms: args.rooms,
-            payload: args.payload.unwrap_or(if fans_out { 128 } else { 20 }),
+            payload: args.payload.unwrap_or(match (content, fans_out) {
+                (Content::Json, _) => 4096,
+                (Content::Noise, true) => 128,
+                (Content::Noise, false) => 20,
+            }),
+            content,
             duration: args.duration,
             warm_up: args.warm_up,
             ramp_up: args.ramp_up,
@@ -260,9 +292,14 @@ impl Settings {
             hold: args.hold,
             slow: if mode == Mode::Slow { args.slow } else { 0 },
             closing: args.closing,
+            ca: args.ca,
+            insecure: args.insecure,
+            resume: args.resume,
+            deflate: args.deflate,
             subprotocol: args.subprotocol,
             join_is_text: !args.binary,
-            text: args.text || (!args.binary && !message.is_payload_alone()),
+            text: args.text
+                || (!args.binary && (content == Content::Json || !message.is_payload_alone())),
             join,
             joined,
             message,
@@ -283,9 +320,19 @@ impl Settings {
 
     fn check(&self) -> Result<(), String> {
         let refuse = |fits: bool, why: &str| if fits { Ok(()) } else { Err(why.to_owned()) };
+        let least = self.content.payload_bytes_min();
         refuse(
-            self.payload >= TAG_BYTES,
-            &format!("--payload must be at least {TAG_BYTES} bytes: a message is told by its tag"),
+            self.payload >= least,
+            &format!("--payload must be at least {least} bytes: a message is told by its tag"),
+        )?;
+        let is_secure = self.target.is_secure();
+        refuse(
+            !is_secure || self.ca.is_some() || self.insecure,
+            "wss:// needs --ca FILE, the certificates to trust, or --insecure, which trusts any",
+        )?;
+        refuse(
+            is_secure || (self.ca.is_none() && !self.insecure && !self.resume),
+            "--ca, --insecure and --resume are for wss://",
         )?;
         refuse(!self.duration.is_zero(), "--duration must be above 0")?;
         refuse(
@@ -341,7 +388,12 @@ impl Settings {
 
     /// The messages that are sent.
     pub(crate) fn kind(&self) -> Kind {
-        Kind::new(self.message.clone(), self.text, self.payload)
+        Kind::new(self.message.clone(), self.content, self.text, self.payload)
+    }
+
+    /// What a message that comes may have, whatever the server puts around a payload.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.payload + ENVELOPE_BYTES_MAX
     }
 
     /// When `sources` send, in an open loop.
@@ -390,15 +442,19 @@ struct Templates {
 }
 
 impl Preset {
-    const fn templates(self, fans_out: bool) -> Templates {
+    const fn templates(self, fans_out: bool, content: Content) -> Templates {
         match self {
             Self::Tidegate => Templates {
                 join: Some(r#"{"type":"join","room":"bench-{room}","id":"join"}"#),
                 joined: Some(r#"{"type":"ok","id":"join""#),
-                message: if fans_out {
-                    Some(r#"{"type":"publish","room":"bench-{room}","data":"{payload}"}"#)
-                } else {
-                    None
+                message: match (fans_out, content) {
+                    (false, _) => None,
+                    (true, Content::Noise) => {
+                        Some(r#"{"type":"publish","room":"bench-{room}","data":"{payload}"}"#)
+                    }
+                    (true, Content::Json) => {
+                        Some(r#"{"type":"publish","room":"bench-{room}","data":{payload}}"#)
+                    }
                 },
                 refusal: Some(r#"{"type":"error""#),
             },
@@ -464,9 +520,14 @@ fn maybe_seconds<S: serde::Serializer>(
     seconds(&time.unwrap_or_default(), serializer)
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 const CONNECTIONS_MAX: i64 = 1_000_000;
 const DEPTH_MAX: i64 = 1024;
 const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+const ENVELOPE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of frames built before a load.
 const FRAME_BYTES_MAX: u64 = 4 << 30;
 /// Bounds of what an open loop has on its way from one sender.
@@ -494,7 +555,11 @@ mod tests {
     }
 
     fn settings(line: &str) -> Result<Settings, String> {
-        let words = ["bench", "ws://127.0.0.1:1/"].into_iter();
+        settings_of("ws://127.0.0.1:1/", line)
+    }
+
+    fn settings_of(url: &str, line: &str) -> Result<Settings, String> {
+        let words = ["bench", url].into_iter();
         let words = words.chain(line.split_ascii_whitespace());
         let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
         Settings::new(line.args).map_err(|error| error.to_string())
@@ -510,6 +575,10 @@ mod tests {
         let fanout = settings("--mode fanout --preset tidegate --rooms 3").unwrap();
         assert_eq!((fanout.payload, fanout.text), (128, true));
         assert!(fanout.joined.unwrap().contains("ok"));
+        let json = settings("--mode fanout --preset tidegate --content json").unwrap();
+        assert_eq!((json.payload, json.text), (4096, true));
+        assert_eq!(json.message.count(Place::Payload), 1);
+        assert!(settings("--content json").unwrap().text);
         assert_eq!(settings("--mode idle").unwrap().connections, 10_000);
         let echo = settings("--preset tidegate").unwrap();
         assert!(echo.message.is_payload_alone());
@@ -541,6 +610,7 @@ mod tests {
     fn what_does_not_fit_together_is_refused() {
         for (line, why) in [
             ("--payload 15", "at least 16"),
+            ("--payload 34 --content json", "at least 35"),
             ("--duration 0", "--duration"),
             ("--joined x", "needs --join"),
             ("--message nothing", "one {payload}"),
@@ -553,9 +623,21 @@ mod tests {
             ("--payload 64MiB --depth 16", "4 GiB"),
             ("--text --binary", "cannot be used"),
             ("--rate 0", "a second"),
+            ("--insecure", "for wss://"),
+            ("--resume", "for wss://"),
         ] {
             let error = settings(line).unwrap_err();
             assert!(error.contains(why), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_secure_server_is_trusted_by_name_or_on_purpose() {
+        let secure = |line| settings_of("wss://127.0.0.1:1/", line);
+        assert!(secure("").unwrap_err().contains("--ca FILE"));
+        assert!(secure("--resume").unwrap_err().contains("--ca FILE"));
+        assert!(secure("--ca a --insecure").unwrap_err().contains("cannot"));
+        assert!(secure("--insecure --resume").unwrap().resume);
+        assert!(secure("--ca a").unwrap().ca.is_some());
     }
 }

@@ -1,9 +1,11 @@
-//! Connections that open and close, as fast as possible or at a rate: TCP, the upgrade, the end.
+//! Connections that open and close, as fast as possible or at a rate: TCP, TLS, the upgrade, the end.
 //!
 //! ```text
 //!   Upgrading ──101, by reset──────────────▶ gone
 //!       └──101, by handshake──▶ Closing ──the server's close and its end──▶ gone
 //! ```
+
+mod sealed;
 
 use std::net::SocketAddr;
 
@@ -34,6 +36,7 @@ use super::{
     schedule::Schedule,
     tally::Tally,
     target,
+    tls::{Channel, Tls},
 };
 
 /// Runs the load.
@@ -44,11 +47,12 @@ pub(crate) fn run<K: SystemKernel>(
     settings: &Settings,
     engine: Slots<K>,
     addr: SocketAddr,
+    tls: Option<Tls>,
     pid: Option<i32>,
     mut progress: Progress,
     report: &mut Report,
 ) -> Result<(), BenchError> {
-    let mut turnstile = Turnstile::new(settings, engine, addr)?;
+    let mut turnstile = Turnstile::new(settings, engine, addr, tls)?;
     let start = turnstile.clock.now();
     let begin = start + settings.warm_up.as_nanos() as u64;
     let end = begin + settings.duration.as_nanos() as u64;
@@ -70,6 +74,7 @@ pub(crate) fn run<K: SystemKernel>(
     });
     report.latency_us = Latency::of(&tally.latency, settings.rate.is_some());
     report.faults = tally.faults;
+    report.tls = turnstile.tls.map(|tls| tls.figures);
     report.notes.append(&mut turnstile.reasons);
     Ok(())
 }
@@ -84,6 +89,7 @@ struct Turnstile<'s, K: SystemKernel> {
     /// What all connections say first, if it is the same.
     request: Option<SharedFrame>,
     farewell: SharedFrame,
+    tls: Option<Tls>,
     /// A response that was found to be right.
     accepted: Vec<u8>,
     schedule: Option<Schedule>,
@@ -109,12 +115,31 @@ struct Visit {
     /// Reads what follows the response; none before.
     reader: Option<Reader>,
     is_closing: bool,
+    /// What is said goes through it, if the connection is TLS.
+    sealed: Option<Box<Sealed>>,
+}
+
+/// A connection's TLS.
+struct Sealed {
+    channel: Box<Channel>,
+    /// What came and is not understood yet.
+    plain: Vec<u8>,
+    /// What waits for the send before it.
+    pending: Vec<u8>,
+    is_sending: bool,
+    has_asked: bool,
 }
 
 impl<'s, K: SystemKernel> Turnstile<'s, K> {
-    fn new(settings: &'s Settings, engine: Slots<K>, addr: SocketAddr) -> Result<Self, BenchError> {
+    fn new(
+        settings: &'s Settings,
+        engine: Slots<K>,
+        addr: SocketAddr,
+        tls: Option<Tls>,
+    ) -> Result<Self, BenchError> {
         let subprotocol = settings.subprotocol.as_deref();
-        let handshake = settings.target.handshake(KEY, subprotocol, 0, 0);
+        let deflate = settings.deflate;
+        let handshake = settings.target.handshake(KEY, subprotocol, deflate, 0, 0);
         let request = settings.target.is_constant().then(|| {
             let mut request = Vec::new();
             handshake.write_request(&mut request);
@@ -131,6 +156,7 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
             handshake,
             request,
             farewell: SharedFrame::new(Bytes::from(farewell)),
+            tls,
             accepted: Vec::new(),
             schedule: settings.schedule(1),
             visits: Vec::new(),
@@ -227,27 +253,20 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
     fn begin(&mut self, since: u64) -> Result<(), BenchError> {
         let conn = self.begun as u32;
         self.begun += 1;
-        let failed = |source| BenchError::Connect {
+        let failed = |error| BenchError::Connect {
             conn,
             addr: self.addr,
-            source,
+            error,
         };
+        let sealed = self.seal(conn)?;
+        let is_sealed = sealed.is_some();
         let stream = target::connect(self.addr, target::Tuning::default()).map_err(failed)?;
         let key = self.engine.adopt(stream).map_err(failed)?;
         let buf = self.spare.pop().unwrap_or_default();
         self.listen(key, buf);
-        let request = match &self.request {
-            Some(request) => request.clone(),
-            None => {
-                let subprotocol = self.settings.subprotocol.as_deref();
-                let room = self.settings.room_of(conn);
-                let handshake = self.settings.target.handshake(KEY, subprotocol, conn, room);
-                let mut request = Vec::new();
-                handshake.write_request(&mut request);
-                SharedFrame::new(Bytes::from(request))
-            }
-        };
-        self.say(key, request);
+        if !is_sealed {
+            self.say(key, self.request_of(conn));
+        }
         let index = key.index as usize;
         if self.visits.len() <= index {
             self.visits.resize_with(index + 1, || None);
@@ -259,18 +278,45 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
             begun_at: self.clock.now(),
             reader: None,
             is_closing: false,
+            sealed,
         });
         self.in_flight += 1;
+        if is_sealed {
+            self.send_sealed(key);
+        }
         Ok(())
     }
 
+    /// What a connection asks for.
+    fn request_of(&self, conn: u32) -> SharedFrame {
+        if let Some(request) = &self.request {
+            return request.clone();
+        }
+        let subprotocol = self.settings.subprotocol.as_deref();
+        let deflate = self.settings.deflate;
+        let room = self.settings.room_of(conn);
+        let target = &self.settings.target;
+        let handshake = target.handshake(KEY, subprotocol, deflate, conn, room);
+        let mut request = Vec::new();
+        handshake.write_request(&mut request);
+        SharedFrame::new(Bytes::from(request))
+    }
+
     fn listen(&mut self, key: ConnKey, mut buf: Vec<u8>) {
-        buf.reserve(RECEIVE_BYTES);
+        let is_secure = self.tls.is_some();
+        buf.reserve(if is_secure {
+            FLIGHT_BYTES
+        } else {
+            RECEIVE_BYTES
+        });
         let room = buf.capacity() - buf.len();
         self.engine.receive_into(key, buf, room);
     }
 
     fn say(&mut self, key: ConnKey, what: SharedFrame) {
+        if self.tls.is_some() {
+            return self.say_sealed(key, &what);
+        }
         let mut batch = Box::<SendBatch>::default();
         batch.push(Segment::Shared(what));
         self.engine.send(key, batch);
@@ -298,6 +344,11 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
                 }
             }
             Event::Received { chunk, .. } => self.engine.release(chunk),
+            Event::Sent {
+                conn,
+                done: Some(_),
+                ..
+            } => self.on_sent(conn),
             Event::Sent { .. }
             | Event::ReceivePaused { .. }
             | Event::Accepted { .. }
@@ -307,58 +358,73 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
 
     /// Handles what came; gives the buffer back unless it is being received into again.
     fn on_received(&mut self, key: ConnKey, mut buf: Vec<u8>) -> Option<Vec<u8>> {
-        let visit = self.visits.get_mut(key.index as usize)?.as_mut()?;
-        if visit.key != key || visit.is_closing {
-            buf.clear();
-            return Some(buf);
+        let goes_on = match self.visit(key) {
+            Some(visit) if visit.sealed.is_some() => self.on_sealed(key, &mut buf),
+            Some(visit) if !visit.is_closing => self.on_plain(key, &mut buf),
+            _ => false,
+        };
+        if goes_on {
+            self.listen(key, buf);
+            return None;
         }
+        buf.clear();
+        Some(buf)
+    }
+
+    /// Handles what the server said, and leaves in `buf` what is not complete; false if no more of
+    /// it matters.
+    fn on_plain(&mut self, key: ConnKey, buf: &mut Vec<u8>) -> bool {
+        let is_compressible = self.settings.deflate;
+        let Some(visit) = self.visit(key) else {
+            return false;
+        };
+        let (conn, since) = (visit.conn, visit.since);
         if visit.reader.is_none() {
             let length = if !self.accepted.is_empty() && buf.starts_with(&self.accepted) {
                 self.accepted.len()
             } else {
-                match self.handshake.validate_response(&buf) {
+                match self.handshake.validate_response(buf) {
                     Ok(Some(accepted)) => {
+                        if self.settings.deflate && accepted.deflate.is_none() {
+                            self.fail(key, BenchError::NoDeflate { conn });
+                            return false;
+                        }
                         self.accepted = buf[..accepted.head_len].to_vec();
                         accepted.head_len
                     }
-                    Ok(None) => {
-                        self.listen(key, buf);
-                        return None;
-                    }
-                    Err(source) => {
-                        let conn = visit.conn;
-                        self.fail(key, BenchError::Upgrade { conn, source });
-                        buf.clear();
-                        return Some(buf);
+                    Ok(None) => return true,
+                    Err(error) => {
+                        self.fail(key, BenchError::Upgrade { conn, error });
+                        return false;
                     }
                 }
             };
-            let since = visit.since;
-            visit.reader = Some(Reader::default());
             self.tally.on_received(since, self.clock.now());
             if self.settings.closing == Closing::Reset {
                 self.close(key, CloseMode::Reset);
-                buf.clear();
-                return Some(buf);
+                return false;
             }
             self.say(key, self.farewell.clone());
             buf.drain(..length);
         }
-        let visit = self.visits.get_mut(key.index as usize)?.as_mut()?;
+        let Some(visit) = self.visit(key) else {
+            return false;
+        };
+        let reader = visit.reader.get_or_insert_default();
+        if is_compressible {
+            reader.set_compressible();
+        }
         let mut rest = buf.as_slice();
         let mut is_closed = false;
-        if let Some(reader) = &mut visit.reader {
-            while let Ok(Some(piece)) = reader.next(&mut rest) {
-                is_closed |= matches!(piece, Piece::Control(OpCode::Close, _));
-            }
+        while let Ok(Some(piece)) = reader.next(&mut rest) {
+            is_closed |= matches!(piece, Piece::Control(OpCode::Close, _));
         }
         buf.clear();
         if is_closed {
             // RFC 6455 §7.1.1: the server is the first to end the stream.
             visit.is_closing = true;
         }
-        self.listen(key, buf);
-        None
+        true
     }
 
     fn on_end(&mut self, key: ConnKey, errno: Option<i32>) {
@@ -369,10 +435,11 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
             return self.close(key, CloseMode::Orderly);
         }
         let conn = visit.conn;
-        let what = if visit.reader.is_some() {
-            "no close frame"
-        } else {
-            "no response"
+        let is_secure = visit.sealed.as_ref().map(|tls| tls.channel.is_open());
+        let what = match (&visit.reader, is_secure) {
+            (Some(_), _) => "no close frame",
+            (None, Some(false)) => "no TLS handshake",
+            (None, _) => "no response",
         };
         let why = match errno {
             Some(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
@@ -414,6 +481,8 @@ impl<'s, K: SystemKernel> Turnstile<'s, K> {
 const TURN_EVENTS_MAX: usize = 256;
 const BEGINS_PER_TURN: u32 = 32;
 const RECEIVE_BYTES: usize = 1024;
+/// What a server sends in its TLS handshake, mostly.
+const FLIGHT_BYTES: usize = 4096;
 const SWEEP_NS: u64 = 100_000_000;
 /// Failures that are told one by one.
 const REASONS_MAX: usize = 5;

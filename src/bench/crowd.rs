@@ -9,6 +9,8 @@
 //! It knows frames and sockets; what messages mean is the [`Load`]'s business.
 
 mod client;
+mod compressed;
+mod sealed;
 mod wake;
 
 use std::{net::SocketAddr, time::Duration};
@@ -30,9 +32,11 @@ use super::{
     BenchError,
     args::Settings,
     clock::Clock,
+    inflated::DeflateFigures,
     progress::Progress,
     reader::Part,
     target::{self, Tuning},
+    tls::{Tls, TlsFigures},
 };
 
 /// What is done with connections that are ready.
@@ -112,6 +116,7 @@ impl<K: SystemKernel> Crowd<K> {
         engine: Slots<K>,
         addr: SocketAddr,
         settings: &Settings,
+        tls: Option<Tls>,
         progress: Progress,
     ) -> Self {
         Self {
@@ -119,7 +124,7 @@ impl<K: SystemKernel> Crowd<K> {
             events: Vec::with_capacity(TURN_EVENTS_MAX),
             clock: Clock::start(),
             addr,
-            clients: Clients::new(settings),
+            clients: Clients::new(settings, tls),
             poll_ns: settings.poll.map(|poll| poll.as_nanos() as u64),
             spun_ns: 0,
             progress,
@@ -139,6 +144,16 @@ impl<K: SystemKernel> Crowd<K> {
     /// Arrivals that found no receive buffer so far.
     pub(crate) fn buffer_waits(&self) -> u64 {
         self.engine.enobufs()
+    }
+
+    /// What was agreed on, if connections are TLS.
+    pub(crate) fn tls_figures(&self) -> Option<TlsFigures> {
+        self.clients.tls_figures()
+    }
+
+    /// What has been inflated so far, if compression was asked for.
+    pub(crate) fn inflated(&self) -> Option<DeflateFigures> {
+        self.clients.deflate_figures()
     }
 
     /// Pings answered so far.
@@ -196,10 +211,10 @@ impl<K: SystemKernel> Crowd<K> {
 
     fn dial(&mut self, settings: &Settings, now: u64) -> Result<(), BenchError> {
         let conn = self.clients.len();
-        let failed = |source| BenchError::Connect {
+        let failed = |error| BenchError::Connect {
             conn,
             addr: self.addr,
-            source,
+            error,
         };
         let is_slow = settings.is_slow(conn);
         let tuning = Tuning {
@@ -212,9 +227,10 @@ impl<K: SystemKernel> Crowd<K> {
         } else {
             None
         };
+        let channel = self.clients.secure()?;
         let key = self.engine.adopt(stream).map_err(failed)?;
         self.engine.resume_receive(key);
-        self.clients.add(key, watch, settings);
+        self.clients.add(key, watch, channel, settings);
         self.clients
             .flush_one(&mut self.engine, conn, &mut Silence::default(), now);
         Ok(())
@@ -277,7 +293,7 @@ impl<K: SystemKernel> Crowd<K> {
             Event::Received { conn, chunk } => {
                 if let Some(conn) = self.clients.at(conn) {
                     let bytes = self.engine.chunk_mut(&chunk);
-                    self.clients.on_bytes(conn, bytes, load, now);
+                    self.clients.on_received(conn, bytes, load, now);
                 }
                 self.engine.release(chunk);
             }

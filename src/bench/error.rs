@@ -1,10 +1,12 @@
 //! Why a load can't be run.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::{engine::uring::UringError, proto::handshake::HandshakeError};
 
 /// Why a load can't be run. What goes wrong while it runs are faults, which it counts.
+///
+/// Each says all of it in its own line, so none names a source that would be told again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BenchError {
@@ -12,30 +14,52 @@ pub enum BenchError {
     #[error("{0}")]
     Usage(String),
     /// The server's name has no address.
-    #[error("looking up {host}: {source}")]
+    #[error("looking up {host}: {error}")]
     Resolve {
         /// The name.
         host: String,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// A connection could not be begun.
-    #[error("connection {conn} to {addr}: {source}")]
+    #[error("connection {conn} to {addr}: {error}")]
     Connect {
         /// Its number.
         conn: u32,
         /// Where to.
         addr: SocketAddr,
         /// Why.
-        source: io::Error,
+        error: io::Error,
+    },
+    /// The file of `--ca` is of no use.
+    #[error("--ca {}: {why}", file.display())]
+    Ca {
+        /// Its name.
+        file: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A connection could not be secured.
+    #[error("connection {conn}: TLS: {error}{}", advice(error))]
+    Tls {
+        /// Its number.
+        conn: u32,
+        /// Why.
+        error: rustls::Error,
     },
     /// The server did not accept the upgrade.
-    #[error("connection {conn}: {source}")]
+    #[error("connection {conn}: {error}")]
     Upgrade {
         /// Its number.
         conn: u32,
         /// Why.
-        source: HandshakeError,
+        error: HandshakeError,
+    },
+    /// The server went without compression.
+    #[error("connection {conn}: --deflate: the server does not accept permessage-deflate")]
+    NoDeflate {
+        /// Its number.
+        conn: u32,
     },
     /// A connection did not become ready.
     #[error("connection {conn} did not become ready: {why}")]
@@ -69,20 +93,20 @@ pub enum BenchError {
     #[error(transparent)]
     Uring(#[from] UringError),
     /// The server's process can't be looked at.
-    #[error("the server's process {pid}: {source}")]
+    #[error("the server's process {pid}: {error}")]
     Process {
         /// Its number.
         pid: i32,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// The system refused something.
-    #[error("{action}: {source}")]
+    #[error("{action}: {error}")]
     System {
         /// What was being done.
         action: &'static str,
         /// How it failed.
-        source: io::Error,
+        error: io::Error,
     },
     /// Something that should not happen.
     #[error("internal error: {0}")]
@@ -92,11 +116,26 @@ pub enum BenchError {
 impl BenchError {
     /// For `map_err`: the system refused `action`.
     pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System { action, source }
+        move |error| Self::System { action, error }
     }
 
     /// Whether the command line is to blame.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Usage(_))
+    }
+}
+
+/// What may help.
+fn advice(error: &rustls::Error) -> &'static str {
+    use rustls::{CertificateError, Error};
+    match error {
+        Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => {
+            "; --ca names a file with the certificate that has signed the server's, --insecure takes \
+             any"
+        }
+        Error::InvalidMessage(_) => "; is it TLS that the server speaks at this port?",
+        _ => "",
     }
 }

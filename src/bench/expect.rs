@@ -16,6 +16,8 @@ pub(crate) struct Expect {
     held: Rc<[Range<usize>]>,
     /// Where the tag begins among the bytes that are held.
     tag_at: usize,
+    /// Where it ends in the message.
+    tag_end: usize,
 }
 
 /// Where the comparison of one message stands.
@@ -42,6 +44,7 @@ impl Expect {
         held.sort_unstable_by_key(|range| range.start);
         let before = held.iter().take_while(|range| range.start < payload_at);
         Self {
+            tag_end: payload_at + TAG_BYTES,
             tag_at: before.map(ExactSizeIterator::len).sum(),
             bytes: message.bytes.as_slice().into(),
             held: held.into(),
@@ -52,12 +55,11 @@ impl Expect {
     #[inline]
     pub(crate) fn compare(&self, comparison: &mut Comparison, part: &[u8]) {
         let begin = comparison.at;
-        let end = begin + part.len();
-        comparison.at = end;
-        if end > self.bytes.len() {
-            comparison.is_right = false;
-            return;
+        comparison.at = begin + part.len();
+        if comparison.at > self.bytes.len() {
+            return self.compare_longer(comparison, begin, part);
         }
+        let end = comparison.at;
         let mut at = begin;
         let mut held_at = 0;
         for range in &*self.held {
@@ -81,11 +83,25 @@ impl Expect {
         comparison.is_right &= part[at - begin..] == self.bytes[at..end];
     }
 
+    /// Compares as much of a message as there should be of it: its tag may be right.
+    #[cold]
+    fn compare_longer(&self, comparison: &mut Comparison, begin: usize, part: &[u8]) {
+        let end = comparison.at;
+        comparison.is_right = false;
+        if let Some(left) = self.bytes.len().checked_sub(begin) {
+            comparison.at = begin;
+            self.compare(comparison, &part[..left]);
+            comparison.at = end;
+        }
+    }
+
     /// The tag, and whether all of the message was as it must be.
     #[inline]
     pub(crate) fn conclude(&self, comparison: &Comparison) -> (Option<Tag>, bool) {
         let held = &comparison.held;
-        let tag = Tag::read(&held[self.tag_at..]);
+        // In a message that is shorter there stands that of the one before.
+        let is_tagged = comparison.at >= self.tag_end;
+        let tag = Tag::read(&held[self.tag_at..]).filter(|_| is_tagged);
         let is_whole = comparison.is_right && comparison.at == self.bytes.len();
         if !is_whole || self.held.len() == 1 {
             return (tag, is_whole && tag.is_some());
@@ -164,6 +180,29 @@ mod tests {
         }
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(compare(&expect, &single), (tag, true));
+    }
+
+    #[test]
+    fn a_message_of_another_length_has_its_own_tag_or_none() {
+        let (expect, bytes) = message(0xABC);
+        let (_, next) = message(0xABD);
+        let tag = |number| Some(Tag { origin: 7, number });
+        let tag_end = 1 + NUMBER_DIGITS + 1 + TAG_BYTES;
+        let mut comparison = Comparison::new();
+        for len in 0..2 * next.len() {
+            for cut in [0, len / 2, len] {
+                comparison.restart();
+                expect.compare(&mut comparison, &bytes);
+                assert_eq!(expect.conclude(&comparison), (tag(0xABC), true));
+                comparison.restart();
+                let longer = [&next[..], &next].concat();
+                expect.compare(&mut comparison, &longer[..cut]);
+                expect.compare(&mut comparison, &longer[cut..len]);
+                let found = expect.conclude(&comparison);
+                let own = tag(0xABD).filter(|_| len >= tag_end);
+                assert_eq!(found, (own, len == next.len()), "{len} {cut}");
+            }
+        }
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Fanout {
                         Some(schedule) => Publisher::open(frames, window, schedule, room),
                         None => Publisher::closed(frames, window),
                     },
-                    shape: Shape::new(&filler, is_bare),
+                    shape: Shape::new(kind.lead, &filler, is_bare),
                     lacking: vec![0; window as usize].into_boxed_slice(),
                     receivers: 0,
                 }
@@ -116,7 +116,7 @@ impl Fanout {
             due: 0,
             ends: Vec::new(),
             refusal: refusal.map(|text| memmem::Finder::new(text).into_owned()),
-            message_bytes_max: settings.payload + ENVELOPE_BYTES_MAX,
+            message_bytes_max: settings.message_bytes_max(),
             publishes: 0,
             others: 0,
             refused: None,
@@ -369,6 +369,3 @@ impl Loaded for Fanout {
         count
     }
 }
-
-/// What a server may put around a payload.
-const ENVELOPE_BYTES_MAX: usize = 64 * 1024;

@@ -5,12 +5,13 @@
 //! and goes to the kernel without a copy.
 
 use crate::{
-    base::{rng::Rng, segments::Segment},
+    base::segments::Segment,
     proto::ws::{OpCode, header::push_masked_frame},
 };
 
 use super::{
-    tag::{NUMBER_DIGITS, ORIGIN_DIGITS, PLAIN_NUMBER, TAG_BYTES, Tag, number_digits},
+    content::Content,
+    tag::{NUMBER_DIGITS, ORIGIN_DIGITS, PLAIN_NUMBER, Tag, number_digits},
     template::{Rendered, Template},
 };
 
@@ -22,25 +23,24 @@ pub(crate) const MASK: [u8; 4] = [0x5A, 0xC3, 0x17, 0xE9];
 pub(crate) struct Kind {
     pub(crate) template: Template,
     pub(crate) opcode: OpCode,
+    /// What stands before the tag in every payload.
+    pub(crate) lead: &'static [u8],
     /// What follows the tag in every payload.
     pub(crate) filler: Vec<u8>,
 }
 
 impl Kind {
-    /// Messages with payloads of `payload_bytes`. A filler has no pattern that a lazy copy could
-    /// hit by chance; that of a text needs no escaping in JSON.
-    pub(crate) fn new(template: Template, is_text: bool, payload_bytes: usize) -> Self {
-        let mut rng = Rng::new(FILLER_SEED);
-        let filler = (TAG_BYTES..payload_bytes).map(|_| {
-            let random = rng.next_u64();
-            if is_text {
-                LETTERS[(random & 63) as usize]
-            } else {
-                (random >> 32) as u8
-            }
-        });
+    /// Messages with payloads of `payload_bytes`.
+    pub(crate) fn new(
+        template: Template,
+        content: Content,
+        is_text: bool,
+        payload_bytes: usize,
+    ) -> Self {
+        let (lead, filler) = content.around(is_text, payload_bytes);
         Self {
-            filler: filler.collect(),
+            lead,
+            filler,
             template,
             opcode: if is_text {
                 OpCode::Text
@@ -53,8 +53,12 @@ impl Kind {
     /// A message of `origin` with the number 0.
     pub(crate) fn render(&self, conn: u32, room: u32, origin: u32) -> Rendered {
         let tag = Tag { origin, number: 0 };
-        let payload = [&tag.digits()[..], &self.filler].concat();
-        self.template.render(conn, room, &payload)
+        let payload = [self.lead, &tag.digits(), &self.filler].concat();
+        let mut rendered = self.template.render(conn, room, &payload);
+        if let Some(at) = &mut rendered.payload_at {
+            *at += self.lead.len();
+        }
+        rendered
     }
 }
 
@@ -121,9 +125,6 @@ impl Frames {
     }
 }
 
-const FILLER_SEED: u64 = 0x9E37_79B9_7F4A_7C15;
-const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn frames_carry_the_numbers_they_are_given() {
         let template = Template::parse(r#"{"n":"{seq}","data":"{payload}"}"#);
-        let kind = Kind::new(template, true, 20);
+        let kind = Kind::new(template, Content::Noise, true, 20);
         let mut frames = Frames::new(&kind.render(0, 0, 9), kind.opcode, 3);
         for (first, count) in [(0, 3), (3, 1), (0x1234_5678, 2)] {
             let segment = frames.take(first, count).unwrap();
@@ -167,12 +168,16 @@ mod tests {
     }
 
     #[test]
-    fn the_filler_of_a_text_survives_json() {
-        let kind = Kind::new(Template::parse("{payload}"), true, 4096);
-        assert_eq!(kind.filler.len(), 4096 - TAG_BYTES);
-        let text = std::str::from_utf8(&kind.filler).unwrap();
-        assert_eq!(serde_json::to_string(text).unwrap(), format!("\"{text}\""));
-        let kind = Kind::new(Template::parse("{payload}"), false, 4096);
-        assert!(kind.filler.iter().any(|byte| *byte >= 0x80));
+    fn a_payload_of_json_is_numbered_behind_its_lead() {
+        let template = Template::parse(r#"{"data":{payload}}"#);
+        let kind = Kind::new(template, Content::Json, true, 300);
+        let mut frames = Frames::new(&kind.render(0, 0, 9), kind.opcode, 1);
+        let segment = frames.take(0x1234, 1).unwrap();
+        let (header, len) = decode(segment.as_slice()).unwrap().unwrap();
+        let mut message = segment.as_slice()[len..].to_vec();
+        apply_mask(&mut message, header.mask.unwrap(), 0);
+        let value: serde_json::Value = serde_json::from_slice(&message).unwrap();
+        assert_eq!(value["data"]["id"], "0000090000001234");
+        assert_eq!(message.len(), 300 + 9);
     }
 }

@@ -66,6 +66,7 @@ pub(crate) fn run<K: SystemKernel>(
     }
     report.faults.ended = u64::from(crowd.count_dead(&mut quiet, settings.timeout));
     crowd.progress.clear();
+    report.tls = crowd.tls_figures();
     report.note_ends(&quiet.ends);
     Ok(())
 }

@@ -9,6 +9,7 @@
 mod args;
 mod clock;
 mod connect;
+mod content;
 mod crowd;
 mod echo;
 mod error;
@@ -16,6 +17,7 @@ mod expect;
 mod fanout;
 mod frames;
 mod idle;
+mod inflated;
 mod order;
 mod process;
 mod progress;
@@ -30,6 +32,7 @@ mod tag;
 mod tally;
 mod target;
 mod template;
+mod tls;
 
 use std::{
     io::{self, Write},
@@ -51,6 +54,7 @@ use self::{
     progress::Progress,
     report::{Connections, Latency, Messages, Publishes, Report},
     run::Loaded,
+    tls::Tls,
 };
 use crate::engine::{
     epoll::{EpollConfig, EpollKernel},
@@ -71,9 +75,9 @@ pub fn run(args: BenchArgs) -> Result<u8, BenchError> {
     let addr = settings
         .target
         .resolve()
-        .map_err(|source| BenchError::Resolve {
+        .map_err(|error| BenchError::Resolve {
             host: settings.target.authority().to_owned(),
-            source,
+            error,
         })?;
     let report = match settings.engine {
         EngineName::Epoll => by_epoll(&settings, addr)?,
@@ -132,6 +136,7 @@ fn with<K: SystemKernel>(
     engine: Slots<K>,
     name: &'static str,
 ) -> Result<Report, BenchError> {
+    let tls = Tls::new(settings)?;
     let (pid, why_not) = match settings.pid {
         Some(pid) => (Some(pid), None),
         None => match process::listening_at(addr) {
@@ -140,7 +145,7 @@ fn with<K: SystemKernel>(
         },
     };
     if let Some(pid) = pid {
-        process::Cpu::of(pid).map_err(|source| BenchError::Process { pid, source })?;
+        process::Cpu::of(pid).map_err(|error| BenchError::Process { pid, error })?;
     }
     let mut report = Report::new(settings, name, pid);
     if let Some(why) = why_not {
@@ -151,14 +156,14 @@ fn with<K: SystemKernel>(
     let progress = Progress::new(settings.quiet);
     match settings.mode {
         Mode::Echo | Mode::Fanout | Mode::Slow => {
-            let crowd = Crowd::new(engine, addr, settings, progress);
+            let crowd = Crowd::new(engine, addr, settings, tls, progress);
             load(settings, crowd, pid, &mut report)?;
         }
         Mode::Idle => {
-            let crowd = Crowd::new(engine, addr, settings, progress);
+            let crowd = Crowd::new(engine, addr, settings, tls, progress);
             idle::run(settings, crowd, pid, &mut report)?;
         }
-        Mode::Connect => connect::run(settings, engine, addr, pid, progress, &mut report)?,
+        Mode::Connect => connect::run(settings, engine, addr, tls, pid, progress, &mut report)?,
     }
     Ok(report)
 }
@@ -200,6 +205,7 @@ fn load<K: SystemKernel>(
     }
     crowd.progress.clear();
     report.generator.buffer_waits = Some(crowd.buffer_waits());
+    report.tls = crowd.tls_figures();
     report.server.memory = pid.and_then(|pid| Memory::of(pid).ok());
     Ok(())
 }
@@ -221,6 +227,7 @@ fn conclude(
     });
     report.latency_us = Latency::of(&tally.latency, is_open);
     report.faults = tally.faults;
+    report.deflate = measured.deflate;
     if is_open && !tally.lateness.is_empty() {
         report.generator.late_us_p99 = Some(tally.lateness.value_at_quantile(0.99) as f64 / 1e3);
     }

@@ -193,10 +193,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::bench::{frames::Kind, template::Template};
+    use crate::bench::{content::Content, frames::Kind, template::Template};
 
     fn frames(count: usize) -> Frames {
-        let kind = Kind::new(Template::parse("{payload}"), false, 20);
+        let kind = Kind::new(Template::parse("{payload}"), Content::Noise, false, 20);
         Frames::new(&kind.render(0, 0, 0), kind.opcode, count)
     }
 

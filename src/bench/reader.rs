@@ -1,10 +1,10 @@
-//! What a server says, frame by frame, without copying it (RFC 6455 §5).
+//! What a server says, frame by frame, without copying it (RFC 6455 §5, RFC 7692 §6).
 //!
 //! A message comes in parts, as the bytes come; one that lies whole in the input is one part.
 
 use crate::proto::ws::{
-    OpCode, WsError,
-    header::{CONTROL_PAYLOAD_BYTES_MAX, HEADER_BYTES_MAX, decode},
+    FrameHeader, OpCode, WsError,
+    header::{CONTROL_PAYLOAD_BYTES_MAX, HEADER_BYTES_MAX, decode, decode_compressible},
 };
 
 /// Where one connection's input stands.
@@ -14,8 +14,10 @@ pub(crate) struct Reader {
     head: [u8; HEADER_BYTES_MAX],
     head_len: u8,
     frame: Option<Frame>,
-    /// The kind of the message whose frames are coming.
-    message: Option<OpCode>,
+    /// The kind of the message whose frames are coming, and whether it is compressed.
+    message: Option<(OpCode, bool)>,
+    /// Whether messages may be compressed.
+    is_compressible: bool,
     /// Of the control frame that is coming.
     control: Vec<u8>,
 }
@@ -44,6 +46,8 @@ pub(crate) struct Part<'a> {
     pub(crate) kind: OpCode,
     pub(crate) is_first: bool,
     pub(crate) is_last: bool,
+    /// Whether the message is compressed, all parts of it together.
+    pub(crate) is_compressed: bool,
     pub(crate) bytes: &'a [u8],
 }
 
@@ -61,6 +65,20 @@ pub(crate) enum Breach {
 }
 
 impl Reader {
+    /// From now on, messages may be compressed.
+    pub(crate) fn set_compressible(&mut self) {
+        self.is_compressible = true;
+    }
+
+    #[inline]
+    fn decode(&self, bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
+        if self.is_compressible {
+            decode_compressible(bytes)
+        } else {
+            decode(bytes)
+        }
+    }
+
     /// The next piece at the front of `input`, which shrinks; none if all of it is used up.
     #[inline]
     pub(crate) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Piece<'a>>, Breach> {
@@ -99,10 +117,12 @@ impl Reader {
                 self.frame = Some(frame);
                 continue;
             }
+            let (kind, is_compressed) = self.message.unwrap_or((frame.opcode, false));
             let part = Part {
-                kind: self.message.unwrap_or(frame.opcode),
+                kind,
                 is_first: frame.is_first_part,
                 is_last: is_complete && frame.fin,
+                is_compressed,
                 bytes,
             };
             frame.is_first_part = false;
@@ -120,7 +140,7 @@ impl Reader {
     #[inline]
     fn begin(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, Breach> {
         let decoded = if self.head_len == 0 {
-            match decode(input)? {
+            match self.decode(input)? {
                 Some((header, len)) => {
                     *input = &input[len..];
                     Some(header)
@@ -151,21 +171,20 @@ impl Reader {
             (OpCode::Continuation, None) => return Err(Breach::Continuation),
             (OpCode::Continuation, Some(_)) => frame.is_first_part = false,
             (OpCode::Text | OpCode::Binary, Some(_)) => return Err(Breach::Interleaved),
-            (OpCode::Text | OpCode::Binary, None) => self.message = Some(header.opcode),
+            (OpCode::Text | OpCode::Binary, None) => {
+                self.message = Some((header.opcode, header.is_compressed));
+            }
             _ => {}
         }
         Ok(Some(frame))
     }
 
-    fn decode_in_pieces(
-        &mut self,
-        input: &mut &[u8],
-    ) -> Result<Option<crate::proto::ws::FrameHeader>, Breach> {
+    fn decode_in_pieces(&mut self, input: &mut &[u8]) -> Result<Option<FrameHeader>, Breach> {
         while let [byte, rest @ ..] = *input {
             self.head[usize::from(self.head_len)] = *byte;
             self.head_len += 1;
             *input = rest;
-            if let Some((header, _)) = decode(&self.head[..usize::from(self.head_len)])? {
+            if let Some((header, _)) = self.decode(&self.head[..usize::from(self.head_len)])? {
                 self.head_len = 0;
                 return Ok(Some(header));
             }
@@ -178,7 +197,7 @@ impl Reader {
             debug_assert!(self.control.len() <= CONTROL_PAYLOAD_BYTES_MAX);
             return Piece::Control(frame.opcode, Vec::new());
         }
-        let kind = self.message.unwrap_or(frame.opcode);
+        let (kind, is_compressed) = self.message.unwrap_or((frame.opcode, false));
         if frame.fin {
             self.message = None;
         }
@@ -186,6 +205,7 @@ impl Reader {
             kind,
             is_first: frame.is_first_part,
             is_last: frame.fin,
+            is_compressed,
             bytes: &[],
         })
     }
@@ -198,7 +218,10 @@ mod tests {
 
     /// Messages and control frames put together from their pieces.
     fn read(chunks: &[&[u8]]) -> Result<Vec<(OpCode, Vec<u8>)>, Breach> {
-        let mut reader = Reader::default();
+        read_by(Reader::default(), chunks)
+    }
+
+    fn read_by(mut reader: Reader, chunks: &[&[u8]]) -> Result<Vec<(OpCode, Vec<u8>)>, Breach> {
         let mut found = Vec::new();
         let mut message = Vec::new();
         for chunk in chunks {
@@ -209,6 +232,9 @@ mod tests {
                     Piece::Part(part) => {
                         assert_eq!(part.is_first, message.is_empty());
                         message.extend_from_slice(part.bytes);
+                        if part.is_compressed && part.is_last {
+                            message.insert(0, b'C');
+                        }
                         if part.is_last {
                             found.push((part.kind, std::mem::take(&mut message)));
                         }
@@ -252,6 +278,37 @@ mod tests {
         }
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(read(&single), Ok(expected));
+    }
+
+    #[test]
+    fn compressed_messages_are_told_where_they_may_be() {
+        let mut bytes = vec![0xC1, 2, b'a', b'b'];
+        bytes.extend_from_slice(&[0x41, 1, b'c', 0x89, 0, 0x80, 1, b'd']);
+        bytes.extend_from_slice(&[0x82, 1, b'e', 0xC2, 0]);
+        let expected = vec![
+            (OpCode::Text, b"Cab".to_vec()),
+            (OpCode::Ping, Vec::new()),
+            (OpCode::Text, b"Ccd".to_vec()),
+            (OpCode::Binary, b"e".to_vec()),
+            (OpCode::Binary, b"C".to_vec()),
+        ];
+        let compressible = || {
+            let mut reader = Reader::default();
+            reader.set_compressible();
+            reader
+        };
+        for cut in 0..bytes.len() {
+            let (front, back) = bytes.split_at(cut);
+            let found = read_by(compressible(), &[front, back]);
+            assert_eq!(found.as_ref(), Ok(&expected), "{cut}");
+        }
+        let reserved = Err(Breach::Frame(WsError::ReservedBits));
+        assert_eq!(read(&[&bytes]), reserved);
+        for first in [0xC8, 0xC9, 0xCA, 0xA1, 0x91, 0xF1] {
+            assert_eq!(read_by(compressible(), &[&[first, 0]]), reserved, "{first}");
+        }
+        let continued = [0x41, 1, b'c', 0xC0, 1, b'd'];
+        assert_eq!(read_by(compressible(), &[&continued]), reserved);
     }
 
     #[test]

@@ -8,8 +8,10 @@ use serde::Serialize;
 use super::{
     args::{Mode, Settings},
     crowd::End,
+    inflated::DeflateFigures,
     process::{Memory, Used},
     tally::Faults,
+    tls::TlsFigures,
 };
 
 /// All that a run has found out. Fields without a meaning in a mode are absent.
@@ -32,6 +34,11 @@ pub(crate) struct Report {
     pub(crate) latency_us: Option<Latency>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) slow: Option<Slow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<TlsFigures>,
+    /// Deliveries that came compressed in the measured time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deflate: Option<DeflateFigures>,
     pub(crate) generator: GeneratorFigures,
     pub(crate) faults: Faults,
     pub(crate) notes: Vec<String>,
@@ -169,6 +176,8 @@ impl Report {
             connections: None,
             latency_us: None,
             slow: None,
+            tls: None,
+            deflate: None,
             generator: GeneratorFigures::default(),
             faults: Faults::default(),
             notes: Vec::new(),
@@ -261,6 +270,12 @@ impl Report {
         }
         if let Some(slow) = &self.slow {
             line("slow members", slow.line());
+        }
+        if let Some(deflate) = &self.deflate {
+            line("compressed", deflate.line());
+        }
+        if let Some(tls) = &self.tls {
+            line("TLS", tls.line());
         }
         let cost = self.generator.cpu_us_per_message;
         let cost = cost.map_or_else(String::new, |us| format!(", {} µs per {unit}", figure(us)));

@@ -8,6 +8,7 @@ use super::{
     BenchError,
     args::Settings,
     crowd::{Crowd, End, Load},
+    inflated::DeflateFigures,
     process::{Cpu, Used},
     tally::Tally,
 };
@@ -50,6 +51,8 @@ pub(crate) struct Measured {
     pub(crate) generator: Used,
     /// Messages that were due and could not be sent to the end.
     pub(crate) overdue: u64,
+    /// What was inflated, if compression was asked for.
+    pub(crate) deflate: Option<DeflateFigures>,
 }
 
 /// Clocks read at one moment.
@@ -60,6 +63,7 @@ pub(crate) struct Reading {
     generator: Cpu,
     /// What the generator has spent without doing anything.
     spun: Duration,
+    deflate: Option<DeflateFigures>,
 }
 
 impl Reading {
@@ -73,6 +77,7 @@ impl Reading {
     ) -> Result<Self, BenchError> {
         let mut reading = Self::at(crowd.now(), pid)?;
         reading.spun = crowd.spun();
+        reading.deflate = crowd.inflated();
         Ok(reading)
     }
 
@@ -83,6 +88,7 @@ impl Reading {
             generator: Cpu::of_self().map_err(BenchError::system("reading the CPU clock"))?,
             at: now,
             spun: Duration::ZERO,
+            deflate: None,
         })
     }
 
@@ -99,6 +105,10 @@ impl Reading {
                 .since(&before.generator)
                 .without_idle(self.spun.saturating_sub(before.spun)),
             overdue: 0,
+            deflate: self
+                .deflate
+                .zip(before.deflate)
+                .map(|(now, then)| now.since(&then)),
         }
     }
 }

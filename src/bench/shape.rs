@@ -24,25 +24,29 @@ pub(crate) enum Found {
 /// What is known of deliveries.
 #[derive(Debug)]
 pub(crate) struct Shape {
+    /// What stands before the tag of a payload, and what behind it.
+    lead: &'static [u8],
     filler: Rc<[u8]>,
     /// For the beginning of the filler.
     finder: Finder<'static>,
-    /// Bytes before the payload.
+    /// Bytes before the tag.
     front: Option<usize>,
-    /// Bytes behind it.
+    /// Bytes behind the payload.
     back: usize,
     /// Whether every message is a payload and nothing else.
     is_bare: bool,
 }
 
 impl Shape {
-    /// Deliveries whose payloads end in `filler`; `is_bare` ones have nothing around them.
-    pub(crate) fn new(filler: &Rc<[u8]>, is_bare: bool) -> Self {
+    /// Deliveries whose payloads begin with `lead` and end in `filler`; `is_bare` ones have nothing
+    /// around them.
+    pub(crate) fn new(lead: &'static [u8], filler: &Rc<[u8]>, is_bare: bool) -> Self {
         let beginning = &filler[..filler.len().min(NEEDLE_BYTES_MAX)];
         Self {
             finder: Finder::new(beginning).into_owned(),
             filler: Rc::clone(filler),
-            front: is_bare.then_some(0),
+            front: is_bare.then_some(lead.len()),
+            lead,
             back: 0,
             is_bare,
         }
@@ -91,7 +95,7 @@ impl Shape {
         };
         let tag = Tag::read(rest).filter(|tag| tag.origin == origin);
         let filler = rest.get(TAG_BYTES..TAG_BYTES + self.filler.len());
-        let is_filler = filler == Some(&*self.filler);
+        let is_filler = filler == Some(&*self.filler) && message[..at].ends_with(self.lead);
         match tag {
             Some(tag) if is_filler => Found::Payload(tag),
             Some(_) => Found::Broken(tag),
@@ -144,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_payload_is_found_where_it_moves_to() {
-        let mut shape = Shape::new(&Rc::from(FILLER), false);
+        let mut shape = Shape::new(b"", &Rc::from(FILLER), false);
         for seq in [1, 9, 10, 99, 100, 5, 1_000_000] {
             let tag = Tag {
                 origin: 3,
@@ -164,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_is_no_payload_is_let_be() {
-        let mut shape = Shape::new(&Rc::from(FILLER), false);
+        let mut shape = Shape::new(b"", &Rc::from(FILLER), false);
         for _ in 0..2 {
             for message in [
                 &b""[..],
@@ -179,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_changed_payload_is_seen() {
-        let mut shape = Shape::new(&Rc::from(FILLER), false);
+        let mut shape = Shape::new(b"", &Rc::from(FILLER), false);
         assert!(matches!(shape.find(&envelope(1, 1), 3), Found::Payload(_)));
         let right = envelope(2, 2);
         let begin = shape.front.unwrap();
@@ -194,9 +198,26 @@ mod tests {
     }
 
     #[test]
+    fn what_leads_to_the_tag_is_compared() {
+        for is_bare in [true, false] {
+            let mut shape = Shape::new(b"{lead:", &Rc::from(FILLER), is_bare);
+            let message = |n| [b"{lead:", &payload(n)[..]].concat();
+            let tag = |number| Tag { origin: 3, number };
+            assert_eq!(shape.find(&message(1), 3), Found::Payload(tag(1)));
+            for at in 0..6 {
+                let mut changed = message(2);
+                changed[at] ^= 1;
+                let found = shape.find(&changed, 3);
+                assert_eq!(found, Found::Broken(Some(tag(2))), "{is_bare} {at}");
+            }
+            assert_eq!(shape.find(&message(3), 3), Found::Payload(tag(3)));
+        }
+    }
+
+    #[test]
     fn a_bare_payload_has_nothing_around_it() {
         for filler in [FILLER, b""] {
-            let mut shape = Shape::new(&Rc::from(filler), true);
+            let mut shape = Shape::new(b"", &Rc::from(filler), true);
             let tag = Tag {
                 origin: 3,
                 number: 4,

@@ -8,12 +8,13 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::template::{Place, Template};
-use crate::proto::handshake::ClientHandshake;
+use crate::proto::{handshake::ClientHandshake, ws::deflate::Offer};
 
 /// A server, as its URL names it.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     url: String,
+    is_secure: bool,
     /// HOST:PORT.
     authority: String,
     host: String,
@@ -23,19 +24,22 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Takes `ws://HOST:PORT/PATH` apart.
+    /// Takes `ws://HOST:PORT/PATH` or `wss://…` apart.
     ///
     /// # Errors
     /// Says what is wrong.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
-        let Some(rest) = url.strip_prefix("ws://") else {
-            return Err(format!("the URL must begin with ws://: {url:?}"));
+        let (is_secure, rest) = match (url.strip_prefix("ws://"), url.strip_prefix("wss://")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ => return Err(format!("the URL must begin with ws:// or wss://: {url:?}")),
         };
+        let default_port = if is_secure { PORT_OF_WSS } else { PORT_OF_WS };
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
-            _ => (authority, Some(DEFAULT_PORT)),
+            _ => (authority, Some(default_port)),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let Some(port) = port.filter(|_| !host.is_empty()) else {
@@ -57,6 +61,7 @@ impl Target {
         }
         Ok(Self {
             url: url.to_owned(),
+            is_secure,
             authority: authority.to_owned(),
             host: host.to_owned(),
             port,
@@ -67,6 +72,16 @@ impl Target {
     /// As it was given.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Whether connections are TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    /// The host's name or address.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
     }
 
     /// The host's name, and the port.
@@ -89,6 +104,7 @@ impl Target {
         &self,
         key: [u8; 16],
         subprotocol: Option<&str>,
+        deflate: bool,
         conn: u32,
         room: u32,
     ) -> ClientHandshake {
@@ -97,7 +113,7 @@ impl Target {
             path: self.path.render_text(conn, room),
             key,
             subprotocols: subprotocol.map(str::to_owned).into_iter().collect(),
-            deflate: None,
+            deflate: deflate.then_some(OFFER),
         }
     }
 
@@ -135,7 +151,16 @@ pub(crate) fn connect(addr: SocketAddr, tuning: Tuning) -> io::Result<TcpStream>
     }
 }
 
-const DEFAULT_PORT: u16 = 80;
+/// Messages that stand by themselves, so that one inflater does for all connections.
+const OFFER: Offer = Offer {
+    server_no_context_takeover: true,
+    client_no_context_takeover: true,
+    server_max_window_bits: None,
+    client_max_window_bits: None,
+};
+/// RFC 6455 §3.
+const PORT_OF_WS: u16 = 80;
+const PORT_OF_WSS: u16 = 443;
 
 #[cfg(test)]
 mod tests {
@@ -155,6 +180,8 @@ mod tests {
             ("ws://localhost?x=1", "localhost", "localhost", 80, "/?x=1"),
             ("ws://[::1]:7/", "[::1]:7", "::1", 7, "/"),
             ("ws://[::1]/", "[::1]", "::1", 80, "/"),
+            ("wss://h", "h", "h", 443, "/"),
+            ("wss://h:8443/a", "h:8443", "h", 8443, "/a"),
             (
                 "ws://h:1/ws/r{room}?user={conn}",
                 "h:1",
@@ -165,7 +192,7 @@ mod tests {
         ];
         for (url, authority, host, port, path) in cases {
             let target = Target::parse(url).unwrap();
-            let handshake = target.handshake([0; 16], None, 9, 4);
+            let handshake = target.handshake([0; 16], None, false, 9, 4);
             assert_eq!(target.authority(), authority, "{url}");
             assert_eq!((target.host.as_str(), target.port), (host, port), "{url}");
             assert_eq!(
@@ -173,6 +200,7 @@ mod tests {
                 (path, authority)
             );
             assert_eq!(target.url(), url);
+            assert_eq!(target.is_secure(), url.starts_with("wss:"));
         }
         assert!(Target::parse("ws://h:1/a").unwrap().is_constant());
         assert!(!Target::parse("ws://h:1/{conn}").unwrap().is_constant());

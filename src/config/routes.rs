@@ -119,6 +119,8 @@ impl Config {
         if self.has_demo() {
             routes.push(route("/echo", Mode::Echo));
             routes.push(Route {
+                // What it publishes to be slow at would be next to nothing, compressed.
+                deflate: Some(false),
                 limits: demo_limits(),
                 ..route(DEMO_SLOW_PATH, Mode::Rooms)
             });

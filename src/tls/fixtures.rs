@@ -1,4 +1,4 @@
-//! Certificates, keys and directories for the tests of this layer.
+//! Certificates, keys and directories for tests.
 
 use std::{
     fs,
@@ -15,14 +15,14 @@ use rustls_pki_types::PrivateKeyDer;
 use super::identity::Identity;
 
 /// A certificate with its key.
-pub(super) struct Pair {
-    pub(super) certificate: Certificate,
-    pub(super) key: KeyPair,
+pub(crate) struct Pair {
+    pub(crate) certificate: Certificate,
+    pub(crate) key: KeyPair,
 }
 
 impl Pair {
     /// Self-signed, for servers of these names.
-    pub(super) fn new(names: &[&str], algorithm: &'static SignatureAlgorithm) -> Self {
+    pub(crate) fn new(names: &[&str], algorithm: &'static SignatureAlgorithm) -> Self {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let params = CertificateParams::new(names).unwrap();
         let key = KeyPair::generate_for(algorithm).unwrap();
@@ -31,14 +31,14 @@ impl Pair {
     }
 
     /// As it is served.
-    pub(super) fn identity(&self) -> Identity {
+    pub(crate) fn identity(&self) -> Identity {
         let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
         let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
         Identity::new(vec![self.certificate.der().clone()], key, 0).unwrap()
     }
 
     /// Writes `NAME.pem` and `NAME.key`.
-    pub(super) fn write(&self, directory: &Path, name: &str) {
+    pub(crate) fn write(&self, directory: &Path, name: &str) {
         fs::write(
             directory.join(format!("{name}.pem")),
             self.certificate.pem(),
@@ -53,13 +53,13 @@ impl Pair {
 }
 
 /// Issues certificates.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pub(super) certificate: Certificate,
+    pub(crate) certificate: Certificate,
 }
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = named(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -70,7 +70,7 @@ impl Authority {
         }
     }
 
-    pub(super) fn issue(&self, params: &CertificateParams) -> Pair {
+    pub(crate) fn issue(&self, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Pair { certificate, key }
@@ -78,7 +78,7 @@ impl Authority {
 }
 
 /// Parameters with this common name and nothing else.
-pub(super) fn named(name: &str) -> CertificateParams {
+pub(crate) fn named(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -86,10 +86,10 @@ pub(super) fn named(name: &str) -> CertificateParams {
 }
 
 /// A directory of one test's own; gone with it.
-pub(super) struct Directory(pub(super) PathBuf);
+pub(crate) struct Directory(pub(crate) PathBuf);
 
 impl Directory {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let name = format!("tidegate-tls-{}-{name}", std::process::id());
         let path = std::env::temp_dir().join(name);
         let _ = fs::remove_dir_all(&path);
@@ -97,7 +97,7 @@ impl Directory {
         Self(path)
     }
 
-    pub(super) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         fs::write(self.0.join(name), text).unwrap();
     }
 }

@@ -16,4 +16,4 @@ pub mod stream;
 mod tickets;
 
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;

@@ -60,9 +60,10 @@ pub(super) struct Conn {
     pub(super) ends_at: Instant,
     pub(super) rates: Rates,
     pub(super) peer: Peer,
-    /// The last turn in which it sent messages, and how many in it.
+    /// The last turn in which it sent messages, and how many in it, as far as can be counted: a turn's
+    /// share is far less.
     pub(super) turn: u32,
-    pub(super) turn_messages: u32,
+    pub(super) turn_messages: u16,
     /// Bytes that it is charged in the core's memory.
     pub(super) charged: u32,
     /// Its route, once it has one.
@@ -226,6 +227,17 @@ pub(super) struct Stall {
     /// How many of them have been looked at.
     pub(super) at: usize,
     pub(super) cause: StallCause,
+}
+
+impl Stall {
+    /// Gives the memory of what has been looked at back, once that is half of it.
+    pub(super) fn give_back(&mut self) {
+        if self.at > self.bytes.len() / 2 {
+            self.bytes.drain(..self.at);
+            self.bytes.shrink_to_fit();
+            self.at = 0;
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -413,7 +425,7 @@ impl Conn {
         } else {
             TURN_CLIENT_MESSAGES_MIN
         };
-        self.turn_messages >= share
+        (self.turn_messages as u32) >= share
     }
 
     /// When it counts as stuck if nothing changes: its send has made no progress for so long, or

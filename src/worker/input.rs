@@ -6,7 +6,7 @@ use tracing::{debug, info};
 
 use super::{
     Action, Core,
-    conn::{Counting, DirectLoan, Mode, Receive, Stall, StallCause, State},
+    conn::{Counting, DirectLoan, Mode, Receive, StallCause, State},
     deflate::{Recipient, inflate},
     http::{Decision, Target, decide},
     origin::named_client,
@@ -19,7 +19,7 @@ use crate::{
         limits::{
             CLOSING_BYTES_MAX, DIRECT_RECEIVE_BYTES_MIN, FRAGMENT_COST_BYTES,
             FRAGMENTS_PER_MESSAGE, FRAGMENTS_PER_PAUSE, INFLATED_BYTES_PER_MESSAGE,
-            LINGER_BYTES_MAX, STALLED_SLICE_BYTES,
+            LINGER_BYTES_MAX,
         },
         segments::Lent,
     },
@@ -298,7 +298,7 @@ impl Core {
             if waits && !input.is_empty() && has_had_its_turn {
                 return self.stall(conn, input.remaining(), StallCause::Turn);
             }
-            state.turn_messages += 1;
+            count(&mut state.turn_messages, 1);
             self.turn_messages += 1;
             let limit = ws.message_bytes_max();
             let polled = match direct.take() {
@@ -328,7 +328,10 @@ impl Core {
                     if input.is_empty() {
                         break;
                     }
-                    state.turn_messages += FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE;
+                    count(
+                        &mut state.turn_messages,
+                        FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE,
+                    );
                     self.turn_messages += FRAGMENTS_PER_PAUSE / FRAGMENTS_PER_MESSAGE;
                 }
                 Ok(Some(Event::Message(message))) => {
@@ -366,7 +369,7 @@ impl Core {
                     if let Some((_, bytes)) = inflated {
                         more += (bytes / INFLATED_BYTES_PER_MESSAGE) as u32;
                     }
-                    state.turn_messages += more;
+                    count(&mut state.turn_messages, more);
                     self.turn_messages += more;
                     self.drain_outputs();
                     if refused > 0 {
@@ -453,6 +456,10 @@ impl Core {
     pub(super) fn on_receive_paused(&mut self, conn: ConnKey) {
         if let Some(state) = self.conns.get_mut(conn) {
             state.receive = Receive::Off;
+            if let Some(stall) = state.stalled() {
+                // Nothing is added to it any more.
+                stall.bytes.shrink_to_fit();
+            }
             self.go_on_receiving(conn);
             self.recharge(conn);
         }
@@ -520,80 +527,6 @@ impl Core {
         }
         if !message_timeout.is_zero() {
             self.arm_by(conn, since.plus(message_timeout));
-        }
-    }
-
-    fn stall(&mut self, conn: ConnKey, rest: &[u8], cause: StallCause) {
-        self.counters.stalls_total.inc();
-        self.hold(conn, rest.to_vec(), cause);
-    }
-
-    /// Keeps input that must wait, and receives no more.
-    pub(super) fn hold(&mut self, conn: ConnKey, bytes: Vec<u8>, cause: StallCause) {
-        let Some(state) = self.conns.get_mut(conn) else {
-            return;
-        };
-        state.rare_mut().stalled = Some(Stall {
-            bytes,
-            at: 0,
-            cause,
-        });
-        if state.receive == Receive::On {
-            state.receive = Receive::Pausing;
-            self.actions.push_back(Action::PauseReceive(conn));
-        }
-        match cause {
-            StallCause::Credit => self.short_of_credit.push_back(conn),
-            StallCause::Turn => self.deferred.push_back((self.turn, conn)),
-            // Taken up when the backlog has gone down, or the answer has come.
-            StallCause::Backlog | StallCause::Admission => {}
-        }
-    }
-
-    /// Takes up input that has waited.
-    pub(super) fn resume_stalled(&mut self, conn: ConnKey) {
-        let Some(state) = self.conns.get_mut(conn) else {
-            return;
-        };
-        let Some(Stall {
-            mut bytes, mut at, ..
-        }) = state.take_stalled()
-        else {
-            return;
-        };
-        // What it has sent meanwhile comes only now; its silence was not its own.
-        state.last_read = self.now.mono;
-        match state.state {
-            // What follows the head is taken up, or waits again, by itself.
-            State::Head(_) if state.is_tls && state.tls().is_none() => {
-                self.begin_behind_header(conn, &mut bytes);
-            }
-            State::Head(_) => self.on_head_bytes(conn, &mut bytes),
-            // Slice by slice: what has to wait again is copied, and there may be a great deal of it.
-            _ => loop {
-                let end = bytes.len().min(at + STALLED_SLICE_BYTES);
-                self.feed(conn, None, &mut bytes[at..end], None);
-                let Some(state) = self.conns.get_mut(conn) else {
-                    return;
-                };
-                if let Some(stall) = state.stalled() {
-                    stall.at = end - stall.bytes.len();
-                    stall.bytes = bytes;
-                    return;
-                }
-                at = end;
-                if at == bytes.len() {
-                    break;
-                }
-            },
-        }
-        self.go_on_receiving(conn);
-        if let Some(state) = self.conns.get(conn)
-            && state.ended
-            && !state.is_stalled()
-            && !matches!(state.state, State::Lingering { .. })
-        {
-            self.drop_conn(conn, CloseMode::Orderly);
         }
     }
 
@@ -736,4 +669,10 @@ fn echo_part(
         },
     }
     false
+}
+
+/// More messages in a turn: what does not fit is more than anyone's share.
+#[inline]
+fn count(messages: &mut u16, more: u32) {
+    *messages = messages.saturating_add(u16::try_from(more).unwrap_or(u16::MAX));
 }

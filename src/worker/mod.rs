@@ -20,6 +20,7 @@ mod output;
 mod proof;
 mod routes;
 pub mod run;
+mod stalls;
 #[cfg(test)]
 mod tests;
 mod timers;

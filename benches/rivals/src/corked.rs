@@ -1,4 +1,4 @@
-//! A TCP stream that gathers what is written and sends it when there is nothing more to read.
+//! A stream that gathers what is written and sends it when there is nothing more to read.
 //!
 //! For libraries that write each message by itself: sixteen echoes of messages that came together leave
 //! by one send instead of sixteen.
@@ -10,15 +10,14 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::Stream;
 
 /// The stream, and what was written to it and not yet sent.
 #[derive(Debug)]
-pub struct Corked {
-    stream: TcpStream,
+pub struct Corked<S> {
+    stream: S,
     gathered: Vec<u8>,
     /// How much of it is sent.
     sent: usize,
@@ -26,10 +25,10 @@ pub struct Corked {
     early: Bytes,
 }
 
-impl Corked {
+impl<S: Stream> Corked<S> {
     /// Corks a stream.
     #[must_use]
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: S) -> Self {
         Self {
             stream,
             gathered: Vec::new(),
@@ -62,6 +61,8 @@ impl Corked {
         }
         self.sent = 0;
         self.gathered.clear();
+        // TLS may keep records that the socket did not take.
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         if self.gathered.capacity() > KEPT_BYTES {
             self.gathered = Vec::new();
         }
@@ -78,7 +79,7 @@ impl Corked {
     }
 }
 
-impl AsyncRead for Corked {
+impl<S: Stream> AsyncRead for Corked<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -103,7 +104,7 @@ impl AsyncRead for Corked {
     }
 }
 
-impl AsyncWrite for Corked {
+impl<S: Stream> AsyncWrite for Corked<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

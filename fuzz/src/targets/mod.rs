@@ -7,9 +7,11 @@
 mod command;
 mod config;
 mod deflate;
+mod forwarded;
 mod frames;
 mod handshake;
 mod head;
+mod proxy_header;
 mod rooms;
 mod script;
 mod target_uri;
@@ -43,6 +45,11 @@ pub(crate) const TARGETS: &[Target] = &[
         seeds: deflate::seeds,
     },
     Target {
+        name: "forwarded",
+        run: forwarded::run,
+        seeds: forwarded::seeds,
+    },
+    Target {
         name: "frames",
         run: frames::run,
         seeds: frames::seeds,
@@ -56,6 +63,11 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "head",
         run: head::run,
         seeds: head::seeds,
+    },
+    Target {
+        name: "proxy_header",
+        run: proxy_header::run,
+        seeds: proxy_header::seeds,
     },
     Target {
         name: "rooms",

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tidegate::config::Config;
-use tidegate::proto::envelope::{Command, json};
+use tidegate::proto::envelope::json;
 
 use super::command::COMMANDS;
 use super::script::Script;
@@ -69,7 +69,7 @@ fn answers_wanted(text: &str) -> usize {
         return 0;
     };
     let asks = |command: &&str| match json::decode(command) {
-        Ok(envelope) => envelope.id.is_some() && envelope.command != Command::Pong,
+        Ok(envelope) => envelope.id.is_some(),
         Err(unreadable) => unreadable.id.is_some(),
     };
     commands.filter(asks).count()

@@ -12,9 +12,11 @@ use crate::{
         BenchError,
         args::Settings,
         frames::MASK,
+        inflated::Inflated,
         reader::{Part, Piece, Reader},
         target::Target,
         template::Template,
+        tls::{Channel, Tls},
     },
     engine::{ConnKey, Engine},
     proto::{
@@ -47,10 +49,10 @@ impl fmt::Display for End {
 /// RFC 6455 §7.1.5: no code was given.
 const NO_CODE: u16 = 1005;
 /// Stands for a breach of the protocol.
-const BREACH: i32 = libc::EPROTO;
+pub(super) const BREACH: i32 = libc::EPROTO;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Upgrading,
     Joining,
     Ready,
@@ -58,15 +60,17 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Client {
-    key: ConnKey,
-    stage: Stage,
+pub(super) struct Client {
+    pub(super) key: ConnKey,
+    pub(super) stage: Stage,
+    /// What is said goes through it, if the connection is TLS.
+    pub(super) channel: Option<Box<Channel>>,
     reader: Reader,
-    /// A response or an answer that has not come whole.
-    carry: Vec<u8>,
+    /// A response, an answer or a compressed message that has not come whole.
+    pub(super) carry: Vec<u8>,
     /// To be sent before the next message.
-    control: Vec<u8>,
-    is_sending: bool,
+    pub(super) control: Vec<u8>,
+    pub(super) is_sending: bool,
     /// The last segment of the send in flight is the load's.
     is_lent: bool,
     is_pinged: bool,
@@ -76,7 +80,7 @@ struct Client {
 
 /// All connections of a crowd.
 pub(super) struct Clients {
-    list: Vec<Client>,
+    pub(super) list: Vec<Client>,
     /// The connection in each of the engine's slots.
     by_slot: Vec<u32>,
     pub(super) wake: Wake,
@@ -96,11 +100,18 @@ pub(super) struct Clients {
         clippy::vec_box,
         reason = "the engine takes the box as it is: making one is what this saves"
     )]
-    spare_batches: Vec<Box<SendBatch>>,
+    pub(super) spare_batches: Vec<Box<SendBatch>>,
+    /// Buffers for what is encrypted: one a connection at most.
+    pub(super) spare_bufs: Vec<Vec<u8>>,
+    pub(super) tls: Option<Tls>,
     handshake: ClientHandshake,
     target: Target,
     /// A response that was found to be right.
     accepted: Vec<u8>,
+    pub(super) deflate: bool,
+    /// Inflates what comes compressed.
+    pub(super) inflated: Option<Box<Inflated>>,
+    pub(super) message_bytes_max: usize,
     join: Option<Template>,
     joined: Option<String>,
     refusal: Option<String>,
@@ -118,7 +129,7 @@ impl fmt::Debug for Clients {
 }
 
 impl Clients {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, tls: Option<Tls>) -> Self {
         let subprotocol = settings.subprotocol.as_deref();
         Self {
             list: Vec::with_capacity(settings.connections as usize),
@@ -131,10 +142,17 @@ impl Clients {
             failure: None,
             is_loaded: false,
             spare_batches: Vec::new(),
+            spare_bufs: Vec::new(),
+            tls,
             gone: Vec::new(),
-            handshake: settings.target.handshake(KEY, subprotocol, 0, 0),
+            handshake: settings
+                .target
+                .handshake(KEY, subprotocol, settings.deflate, 0, 0),
             target: settings.target.clone(),
             accepted: Vec::new(),
+            deflate: settings.deflate,
+            inflated: None,
+            message_bytes_max: settings.message_bytes_max(),
             join: settings.join.clone(),
             joined: settings.joined.clone(),
             refusal: settings.refusal.clone(),
@@ -170,7 +188,13 @@ impl Clients {
     }
 
     /// Takes up a connection and writes its request.
-    pub(super) fn add(&mut self, key: ConnKey, watch: Option<TcpStream>, settings: &Settings) {
+    pub(super) fn add(
+        &mut self,
+        key: ConnKey,
+        watch: Option<TcpStream>,
+        channel: Option<Box<Channel>>,
+        settings: &Settings,
+    ) {
         let conn = self.len();
         let mut control = Vec::new();
         if self.target.is_constant() {
@@ -178,7 +202,8 @@ impl Clients {
         } else {
             let subprotocol = settings.subprotocol.as_deref();
             let room = settings.room_of(conn);
-            let handshake = self.target.handshake(KEY, subprotocol, conn, room);
+            let deflate = settings.deflate;
+            let handshake = self.target.handshake(KEY, subprotocol, deflate, conn, room);
             handshake.write_request(&mut control);
         }
         let index = key.index as usize;
@@ -190,6 +215,7 @@ impl Clients {
         self.list.push(Client {
             key,
             stage: Stage::Upgrading,
+            channel,
             reader: Reader::default(),
             carry: Vec::new(),
             control,
@@ -200,7 +226,7 @@ impl Clients {
         });
     }
 
-    /// Handles what came.
+    /// Handles what the server said.
     #[inline]
     pub(super) fn on_bytes<L: Load>(&mut self, conn: u32, bytes: &[u8], load: &mut L, now: u64) {
         let mut rest = bytes;
@@ -213,28 +239,45 @@ impl Clients {
         loop {
             let client = &mut self.list[conn as usize];
             match client.reader.next(&mut rest) {
-                Ok(Some(Piece::Part(part))) => {
-                    if client.stage == Stage::Ready {
-                        load.on_part(conn, &part, now, &mut self.wake);
-                    } else {
-                        self.on_answer(conn, &part);
+                Ok(Some(Piece::Part(part))) if part.is_compressed => {
+                    if !self.on_compressed(conn, &part, load, now) {
+                        return;
                     }
                 }
+                Ok(Some(Piece::Part(part))) => self.on_part(conn, &part, load, now),
                 Ok(Some(Piece::Control(opcode, payload))) => {
                     if !self.on_control(conn, opcode, &payload, load, now) {
                         return;
                     }
                 }
                 Ok(None) => return,
-                Err(breach) => {
-                    if !self.is_loaded {
-                        self.fail(conn, breach.to_string());
-                    }
-                    let errno = Some(BREACH);
-                    return self.end(conn, End { code: None, errno }, load, now);
-                }
+                Err(breach) => return self.on_breach(conn, &breach, load, now),
             }
         }
+    }
+
+    #[inline]
+    pub(super) fn on_part<L: Load>(&mut self, conn: u32, part: &Part<'_>, load: &mut L, now: u64) {
+        if self.list[conn as usize].stage == Stage::Ready {
+            load.on_part(conn, part, now, &mut self.wake);
+        } else {
+            self.on_answer(conn, part);
+        }
+    }
+
+    /// Ends a connection whose server broke the protocol.
+    pub(super) fn on_breach<L: Load>(
+        &mut self,
+        conn: u32,
+        breach: &dyn fmt::Display,
+        load: &mut L,
+        now: u64,
+    ) {
+        if !self.is_loaded {
+            self.fail(conn, breach.to_string());
+        }
+        let errno = Some(BREACH);
+        self.end(conn, End { code: None, errno }, load, now);
     }
 
     /// Reads the server's response; gives how many of `bytes` it took once it is complete.
@@ -249,17 +292,24 @@ impl Clients {
             client.carry.extend_from_slice(bytes);
             match self.handshake.validate_response(&client.carry) {
                 Ok(Some(accepted)) => {
+                    if self.deflate && accepted.deflate.is_none() {
+                        self.failure = Some(BenchError::NoDeflate { conn });
+                        return None;
+                    }
                     self.accepted = client.carry[..accepted.head_len].to_vec();
                     accepted.head_len
                 }
                 Ok(None) => return None,
-                Err(source) => {
-                    self.failure = Some(BenchError::Upgrade { conn, source });
+                Err(error) => {
+                    self.failure = Some(BenchError::Upgrade { conn, error });
                     return None;
                 }
             }
         };
         client.carry = Vec::new();
+        if self.deflate {
+            client.reader.set_compressible();
+        }
         match &self.join {
             Some(join) => {
                 let text = join.render_text(conn, conn % self.rooms);
@@ -354,7 +404,13 @@ impl Clients {
         if self.is_loaded {
             load.on_ended(conn, end, now, &mut self.wake);
         } else if stage != Stage::Ended {
-            self.fail(conn, end.to_string());
+            let is_opening = client.channel.as_ref().is_some_and(|tls| !tls.is_open());
+            let when = if is_opening {
+                " in the TLS handshake"
+            } else {
+                ""
+            };
+            self.fail(conn, format!("{end}{when}"));
         }
     }
 
@@ -377,6 +433,9 @@ impl Clients {
         let client = &mut self.list[conn as usize];
         if client.is_sending || client.stage == Stage::Ended {
             return;
+        }
+        if client.channel.is_some() {
+            return self.flush_sealed(engine, conn, load, now);
         }
         let mut batch = self.spare_batches.pop().unwrap_or_default();
         if !client.control.is_empty() {
@@ -403,12 +462,13 @@ impl Clients {
     pub(super) fn on_sent<L: Load>(&mut self, conn: u32, mut batch: Box<SendBatch>, load: &mut L) {
         let client = &mut self.list[conn as usize];
         client.is_sending = false;
-        if std::mem::take(&mut client.is_lent)
-            && let Some(Segment::Owned { buf, .. }) = batch.drain().last()
-        {
-            load.give_back(conn, buf);
+        let is_lent = std::mem::take(&mut client.is_lent);
+        let is_sealed = client.channel.is_some();
+        match batch.drain().last() {
+            Some(Segment::Owned { buf, .. }) if is_lent => load.give_back(conn, buf),
+            Some(Segment::Owned { buf, .. }) if is_sealed => self.keep_buf(buf),
+            _ => {}
         }
-        drop(batch.drain());
         self.spare_batches.push(batch);
         self.wake.wake(conn);
     }

@@ -2,8 +2,13 @@
 
 use std::{cell::RefCell, thread};
 
+use rcgen::PKCS_ECDSA_P256_SHA256;
+
 use super::*;
-use crate::config::{EngineKind, Listen, LogFormat};
+use crate::{
+    config::{EngineKind, Listen, LogFormat, TlsCertificate},
+    tls::fixtures::{Directory, Pair},
+};
 
 fn address(text: &str) -> Listen {
     Listen(vec![text.parse().unwrap()])
@@ -24,6 +29,7 @@ fn what_needs_a_restart_keeps_its_value_and_is_named() {
     let running = Config::default();
     let mut next = running.clone();
     next.server.listen = address("127.0.0.1:1");
+    next.tls.listen = address("127.0.0.1:4");
     next.server.cores = "physical".to_owned();
     next.server.node = "other".to_owned();
     next.server.backlog += 1;
@@ -36,6 +42,7 @@ fn what_needs_a_restart_keeps_its_value_and_is_named() {
     let own = CoreFile {
         cpu: Some(3),
         listen: Some(address("127.0.0.1:3")),
+        tls_listen: Some(address("127.0.0.1:5")),
         connections_max: Some(9),
         ..CoreFile::default()
     };
@@ -53,6 +60,7 @@ fn what_needs_a_restart_keeps_its_value_and_is_named() {
             "server.cores",
             "server.node",
             "server.backlog",
+            "tls.listen",
             "engine.kind",
             "engine.recv_buffers",
             "log.format",
@@ -60,6 +68,7 @@ fn what_needs_a_restart_keeps_its_value_and_is_named() {
             "admin.listen",
             "cores.1.cpu",
             "cores.1.listen",
+            "cores.1.tls_listen",
             "cores.2.ring_entries",
         ]
     );
@@ -152,6 +161,15 @@ fn files_that_rest_are_read_and_those_that_never_do_as_well() {
 
 /// A reload whose loads give these configurations, one after the other, and its workers' ends.
 fn reload(loads: Vec<Config>) -> (Reload, Vec<Receiver<Control>>, Receiver<Report>) {
+    let loaded = |config| Loaded {
+        config,
+        ..Loaded::default()
+    };
+    reload_with(loads.into_iter().map(loaded).collect())
+}
+
+/// The same with what was read for TLS.
+fn reload_with(loads: Vec<Loaded>) -> (Reload, Vec<Receiver<Control>>, Receiver<Report>) {
     let loads = RefCell::new(loads.into_iter());
     let (workers, orders): (Vec<_>, Vec<_>) = (0..2).map(|_| flume::bounded(1)).unzip();
     let (reports, reported) = flume::bounded(16);
@@ -164,10 +182,7 @@ fn reload(loads: Vec<Config>) -> (Reload, Vec<Receiver<Control>>, Receiver<Repor
         parts: Parts {
             reloader: Reloader {
                 load: Box::new(move || Attempt {
-                    result: Ok(Loaded {
-                        config: loads.borrow_mut().next().unwrap(),
-                        ..Loaded::default()
-                    }),
+                    result: Ok(loads.borrow_mut().next().unwrap()),
                     directories: Vec::new(),
                 }),
                 directories: Vec::new(),
@@ -246,4 +261,114 @@ fn a_failed_worker_is_waited_for_no_longer() {
     reload.reload();
     assert_eq!(reload.behind, [false, false]);
     assert_eq!(headers(&orders[0].try_recv().unwrap()), 5);
+}
+
+/// A configuration with what its certificate's files hold.
+fn with_tls(directory: &Directory, headers_max: u32) -> Loaded {
+    let mut config = with_headers(headers_max);
+    config.tls.certificates = vec![TlsCertificate {
+        certificate: "a.pem".to_owned(),
+        key: "a.key".to_owned(),
+    }];
+    let tls = Material::load(&config.tls, &directory.0).unwrap();
+    Loaded {
+        config,
+        tls,
+        ..Loaded::default()
+    }
+}
+
+fn is_tls(order: &Control) -> bool {
+    matches!(order, Control::Tls(_))
+}
+
+#[test]
+fn a_renewed_certificate_is_handed_out_alone_and_once() {
+    let directory = Directory::new("reload-renewed");
+    let renew = || Pair::new(&["a.example"], &PKCS_ECDSA_P256_SHA256).write(&directory.0, "a");
+    renew();
+    let first = with_tls(&directory, 64);
+    renew();
+    let second = with_tls(&directory, 64);
+    let loads = vec![first.clone(), first, second.clone(), second];
+    let (mut reload, orders, reported) = reload_with(loads);
+    reload.reload();
+    // The certificate is new, and so is the key of the configuration that names it.
+    let of_each = |orders: &[Receiver<Control>]| -> Vec<Vec<bool>> {
+        let taken = |one: &Receiver<Control>| one.try_iter().map(|order| is_tls(&order)).collect();
+        orders.iter().map(taken).collect()
+    };
+    assert_eq!(of_each(&orders), [[false], [false]]);
+    reload.hand_out();
+    assert_eq!(of_each(&orders), [[true], [true]]);
+    // Nothing has changed.
+    reload.reload();
+    assert_eq!(of_each(&orders), [[], []] as [[bool; 0]; 2]);
+    // Only the files have.
+    reload.reload();
+    assert_eq!(of_each(&orders), [[true], [true]]);
+    reload.reload();
+    assert_eq!(of_each(&orders), [[], []] as [[bool; 0]; 2]);
+    assert_eq!(reported.len(), 1, "the configuration was taken up once");
+    let counters = &reload.parts.counters;
+    assert_eq!(counters.reloads_total.get(), 1);
+    assert_eq!(counters.tls_reloads_total.get(), 2);
+    // 4096-01-01.
+    assert_eq!(counters.tls_certificate_expires_at.get(), 67_090_118_400);
+}
+
+#[test]
+fn a_worker_that_is_late_gets_the_newest_certificates_behind_the_configuration() {
+    let directory = Directory::new("reload-late");
+    let renew = || Pair::new(&["a.example"], &PKCS_ECDSA_P256_SHA256).write(&directory.0, "a");
+    renew();
+    let first = with_tls(&directory, 5);
+    renew();
+    let second = with_tls(&directory, 6);
+    let (mut reload, orders, _reported) = reload_with(vec![first, second]);
+    reload.reload();
+    assert_eq!(headers(&orders[1].try_recv().unwrap()), 5);
+    reload.reload();
+    assert_eq!(reload.behind, [true, false]);
+    assert_eq!(reload.behind_tls, [true, true]);
+    assert!(reload.late_at.is_some());
+    assert_eq!(headers(&orders[0].try_recv().unwrap()), 5);
+    assert_eq!(headers(&orders[1].try_recv().unwrap()), 6);
+    reload.hand_out();
+    assert_eq!(headers(&orders[0].try_recv().unwrap()), 6);
+    reload.hand_out();
+    let serving = reload.parts.tls.as_ref().unwrap().config();
+    for one in &orders {
+        let Control::Tls(config) = one.try_recv().unwrap() else {
+            panic!("the configuration has been handed out");
+        };
+        assert!(Arc::ptr_eq(&config, serving), "the newest");
+        assert!(one.is_empty());
+    }
+    assert!(!reload.is_anyone_behind());
+    assert_eq!(reload.late_at, None);
+}
+
+/// Addresses stay until the next start, and who comes there is still served.
+#[test]
+fn certificates_that_are_named_no_more_serve_on() {
+    let directory = Directory::new("reload-gone");
+    Pair::new(&["a.example"], &PKCS_ECDSA_P256_SHA256).write(&directory.0, "a");
+    let first = with_tls(&directory, 64);
+    let without = Loaded::default();
+    let (mut reload, orders, _reported) = reload_with(vec![first, without]);
+    reload.reload();
+    for one in &orders {
+        assert!(!is_tls(&one.try_recv().unwrap()));
+    }
+    reload.hand_out();
+    for one in &orders {
+        assert!(is_tls(&one.try_recv().unwrap()));
+    }
+    reload.reload();
+    for one in &orders {
+        assert!(!is_tls(&one.try_recv().unwrap()));
+        assert!(one.is_empty());
+    }
+    assert!(reload.parts.tls.is_some());
 }

@@ -284,12 +284,12 @@ mod tests {
     use super::*;
     use crate::hub::wire::Reply;
 
-    fn message(text: &'static str, kind: FrameKind, skip: Option<SessionKey>) -> LaneItem {
+    fn message(text: impl Into<Bytes>, kind: FrameKind, skip: Option<SessionKey>) -> LaneItem {
         let mut frames = Frames {
             kind,
             ..Frames::default()
         };
-        frames.by_encoding[0] = Some(Bytes::from_static(text.as_bytes()));
+        frames.by_encoding[0] = Some(text.into());
         LaneItem::Frames(FanOut::new(frames, skip, 0, 10))
     }
 
@@ -375,7 +375,7 @@ mod tests {
         }
         let items = vec![message("a", placed(), None), message("b", placed(), None)];
         assert_eq!(gathered(items, SlowClient::DropOldest), alone(1));
-        let long: &'static str = Box::leak("x".repeat(FAN_OUT_BYTES_MAX).into_boxed_str());
+        let long = "x".repeat(FAN_OUT_BYTES_MAX);
         let items = vec![message("a", placed(), None), message(long, placed(), None)];
         assert_eq!(gathered(items, SlowClient::Evict), alone(1));
     }

@@ -9,11 +9,8 @@ use std::{
 
 use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
-use rivals::{READ_BUFFER_BYTES, Settings};
-use tokio::{
-    net::TcpStream,
-    sync::broadcast::{self, error::RecvError, error::TryRecvError},
-};
+use rivals::{READ_BUFFER_BYTES, Serve, Stream};
+use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 use tokio_tungstenite::{
     WebSocketStream, accept_hdr_async_with_config,
     tungstenite::{
@@ -29,24 +26,35 @@ type Rooms = Arc<Mutex<HashMap<String, broadcast::Sender<Message>>>>;
 
 fn main() -> anyhow::Result<()> {
     rivals::run(async |settings| {
-        let rooms = Rooms::default();
-        rivals::accept(rivals::listen(&settings)?, move |stream| {
-            member(stream, settings, rooms.clone())
-        })
-        .await;
-        Ok(())
+        let server = Server {
+            message_bytes_max: settings.message_bytes_max,
+            rooms: Rooms::default(),
+        };
+        rivals::accept(settings, server).await
     })
+}
+
+#[derive(Clone)]
+struct Server {
+    message_bytes_max: usize,
+    rooms: Rooms,
+}
+
+impl Serve for Server {
+    async fn serve(self, stream: impl Stream) -> anyhow::Result<()> {
+        member(stream, self.message_bytes_max, self.rooms).await
+    }
 }
 
 #[allow(
     clippy::result_large_err,
     reason = "the library wants a refusal as a whole response"
 )]
-async fn member(stream: TcpStream, settings: Settings, rooms: Rooms) -> anyhow::Result<()> {
+async fn member(stream: impl Stream, message_bytes_max: usize, rooms: Rooms) -> anyhow::Result<()> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
-        .max_message_size(Some(settings.message_bytes_max))
-        .max_frame_size(Some(settings.message_bytes_max));
+        .max_message_size(Some(message_bytes_max))
+        .max_frame_size(Some(message_bytes_max));
     let mut name = None;
     let callback = |request: &Request, response: Response| {
         name = request
@@ -83,6 +91,7 @@ async fn member(stream: TcpStream, settings: Settings, rooms: Rooms) -> anyhow::
         Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => Ok(()),
         // A generator that has finished may go without a close frame.
         Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Ok(()),
+        Err(Error::Io(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
@@ -90,7 +99,7 @@ async fn member(stream: TcpStream, settings: Settings, rooms: Rooms) -> anyhow::
 /// Until the client leaves, or is too slow: whoever misses messages is closed, as nobody could tell
 /// what is missing.
 async fn talk(
-    mut websocket: WebSocketStream<TcpStream>,
+    mut websocket: WebSocketStream<impl Stream>,
     room: &broadcast::Sender<Message>,
     mut messages: broadcast::Receiver<Message>,
 ) -> Result<(), Error> {

@@ -15,28 +15,32 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use rivals::{Corked, Settings};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use rivals::{Corked, Serve, Stream};
+use tokio::io::AsyncWriteExt;
 
 fn main() -> anyhow::Result<()> {
     rivals::run(async |settings| {
-        rivals::accept(rivals::listen(&settings)?, move |stream| {
-            serve(stream, settings)
-        })
-        .await;
-        Ok(())
+        let message_bytes_max = settings.message_bytes_max;
+        rivals::accept(settings, Server { message_bytes_max }).await
     })
 }
 
-async fn serve(stream: TcpStream, settings: Settings) -> anyhow::Result<()> {
+#[derive(Clone, Copy)]
+struct Server {
+    message_bytes_max: usize,
+}
+
+impl Serve for Server {
+    async fn serve(self, stream: impl Stream) -> anyhow::Result<()> {
+        serve(stream, self.message_bytes_max).await
+    }
+}
+
+async fn serve<S: Stream>(stream: S, message_bytes_max: usize) -> anyhow::Result<()> {
     let service = service_fn(move |mut request: Request<Incoming>| {
         let response = match upgrade::upgrade(&mut request) {
             Ok((response, upgraded)) => {
-                tokio::spawn(async move {
-                    if let Err(error) = echo(upgraded, settings).await {
-                        eprintln!("{error:#}");
-                    }
-                });
+                rivals::spawn(echo::<S>(upgraded, message_bytes_max));
                 response
             }
             Err(_) => {
@@ -54,18 +58,21 @@ async fn serve(stream: TcpStream, settings: Settings) -> anyhow::Result<()> {
         .context("the upgrade")
 }
 
-async fn echo(upgraded: upgrade::UpgradeFut, settings: Settings) -> anyhow::Result<()> {
+async fn echo<S: Stream>(
+    upgraded: upgrade::UpgradeFut,
+    message_bytes_max: usize,
+) -> anyhow::Result<()> {
     // Boxed, so that the task does not keep room for a handshake that is over.
     let upgraded = Box::pin(upgraded).await?.into_inner().into_inner();
     let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
+        .downcast::<TokioIo<S>>()
         .map_err(|_| anyhow!("hyper gave back another stream"))?;
     let stream = Corked::new(parts.io.into_inner()).with_early(parts.read_buf);
     let mut websocket = WebSocket::after_handshake(stream, Role::Server);
     websocket.set_auto_close(true);
     websocket.set_auto_pong(true);
     // It refuses messages of exactly this size, too.
-    websocket.set_max_message_size(settings.message_bytes_max + 1);
+    websocket.set_max_message_size(message_bytes_max + 1);
     let mut websocket = FragmentCollector::new(websocket);
     let result = loop {
         match websocket.read_frame().await {

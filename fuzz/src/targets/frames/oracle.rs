@@ -12,9 +12,17 @@ use super::{Said, Seen};
 
 /// The two agree on the stream, or differ in a known way.
 pub(super) fn compare(stream: &[u8], role: Role, limit: usize, ours: &Seen) {
-    let (theirs, refusal) = read(stream, role, limit);
+    let (mut theirs, refusal) = read(stream, role, limit);
     match (&ours.error, refusal) {
-        (None, None) => assert_eq!(ours.events, theirs),
+        (None, None) => {
+            // 1014 was registered after tungstenite's list was made, which hands out 1002 in its place.
+            if let Some(close @ Said::Close(Some(1014), _)) = ours.events.last()
+                && let Some(theirs @ Said::Close(Some(1002), _)) = theirs.last_mut()
+            {
+                theirs.clone_from(close);
+            }
+            assert_eq!(ours.events, theirs);
+        }
         (None, Some(why)) => panic!("tungstenite refuses what is accepted here: {why}"),
         (Some(error), refusal) => {
             assert!(
