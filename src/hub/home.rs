@@ -156,15 +156,19 @@ impl Room {
             let mut bytes = 0;
             for encoding in Encoding::ALL {
                 let index = encoding.index();
-                let (all, deflating) = (interest.members[index], interest.deflating[index]);
-                let deflated = frames.deflated.as_ref().and_then(|all| all[index].as_ref());
-                let deflated = deflated.filter(|_| deflating > 0);
-                if let Some(frame) = deflated {
+                if interest.members[index] == 0 {
+                    continue;
+                }
+                let mut is_for_all = false;
+                if let Some(deflated) = &frames.deflated
+                    && let Some(frame) = &deflated[index]
+                    && interest.deflating[index] > 0
+                {
                     bytes += frame.len();
                     mine.deflated.get_or_insert_default()[index] = Some(frame.clone());
+                    is_for_all = interest.deflating[index] == interest.members[index];
                 }
-                let takes_all = deflated.is_some() && all == deflating;
-                if all > 0 && !takes_all {
+                if !is_for_all {
                     mine.by_encoding[index].clone_from(&frames.by_encoding[index]);
                     bytes += mine.by_encoding[index].as_ref().map_or(0, Bytes::len);
                 }

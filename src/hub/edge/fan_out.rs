@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::{LaneItem, LocalRoom, Receivers, Sessions};
 use crate::{
     base::{
+        bag::Bag,
         ids::{CoreId, Encoding, SessionKey},
         limits::FAN_OUT_BYTES_MAX,
         segments::SharedFrame,
@@ -12,7 +13,7 @@ use crate::{
     config::SlowClient,
     hub::wire::{FrameKind, Frames},
     session::{
-        LocalRoomKey,
+        LocalRoomKey, Session,
         outbound::{Droppable, Handling},
     },
 };
@@ -173,24 +174,31 @@ impl FanOut {
             && used < budget
         {
             let messages = self.messages[self.encoding];
-            let is_for_some = self.frame(self.encoding, false).is_some()
-                || self.frame(self.encoding, true).is_some();
-            if is_for_some {
+            let plain = self.frames[self.encoding].as_ref();
+            let deflated = self.frames[Encoding::COUNT + self.encoding].as_ref();
+            if plain.is_some() || deflated.is_some() {
                 let end = members.len().min(self.cursor + (budget - used));
                 used += end - self.cursor;
-                while self.cursor < end {
-                    let run = members.run(self.cursor, end);
-                    for member in run {
-                        // One that has gone is struck out when the lane gets there.
-                        if self.skip != Some(*member)
-                            && let Some(session) = sessions.get(*member)
-                            && let Some(frame) = self.frame(self.encoding, session.takes_deflated)
-                        {
-                            receivers.deliver(session, frame, messages, &handling);
-                        }
+                let walk = Walk {
+                    members,
+                    from: self.cursor,
+                    end,
+                    skip: self.skip,
+                    sessions,
+                };
+                match (plain, deflated) {
+                    // As a rule there is nothing to choose.
+                    (Some(frame), None) => {
+                        walk.each(|to| receivers.deliver(to, frame, messages, &handling));
                     }
-                    self.cursor += run.len();
+                    (plain, deflated) => walk.each(|to| {
+                        let own = deflated.filter(|_| to.takes_deflated);
+                        if let Some(frame) = own.or(plain) {
+                            receivers.deliver(to, frame, messages, &handling);
+                        }
+                    }),
                 }
+                self.cursor = end;
                 if self.cursor < members.len() {
                     break;
                 }
@@ -234,6 +242,35 @@ impl FanOut {
     /// Whether everyone has got it.
     pub(super) const fn is_done(&self) -> bool {
         self.encoding >= Encoding::COUNT
+    }
+}
+
+/// Some members of a room, one after the other.
+struct Walk<'a> {
+    members: &'a Bag<SessionKey>,
+    from: usize,
+    end: usize,
+    skip: Option<SessionKey>,
+    sessions: &'a Sessions,
+}
+
+impl Walk<'_> {
+    /// One loop for each way of delivering, so that what does not change is asked once.
+    #[inline(always)]
+    fn each(self, mut deliver: impl FnMut(&Session)) {
+        let mut at = self.from;
+        while at < self.end {
+            let run = self.members.run(at, self.end);
+            for member in run {
+                // One that has gone is struck out when the lane gets there.
+                if self.skip != Some(*member)
+                    && let Some(session) = self.sessions.get(*member)
+                {
+                    deliver(session);
+                }
+            }
+            at += run.len();
+        }
     }
 }
 

@@ -138,21 +138,27 @@ pub(super) struct Deflating<'a> {
 }
 
 impl Deflating<'_> {
-    /// Adds to `frames` what the members of `room` that take compressed frames get in place of one in
-    /// `encoding`, where that is shorter.
-    pub(super) fn add(&mut self, room: &Room, encoding: Encoding, frames: &mut Frames) {
-        let index = encoding.index();
-        let Some(frame) = &frames.by_encoding[index] else {
-            return;
-        };
-        // No message in it is long enough.
-        if !self.is_on || frame.len() < self.config.message_bytes_min.0 {
-            return;
+    /// Adds to `frames` what the members of `room` that take compressed frames get in place of others,
+    /// where that is shorter.
+    #[inline]
+    pub(super) fn add(&mut self, room: &Room, frames: &mut Frames) {
+        let min = self.config.message_bytes_min.0;
+        let is_long = |frame: &Option<Bytes>| frame.as_ref().is_some_and(|f| f.len() >= min);
+        if self.is_on && frames.by_encoding.iter().any(is_long) {
+            self.add_long(room, frames);
         }
-        if room.wants_deflated(encoding)
-            && let Some(deflated) = self.compress(frame)
-        {
-            frames.deflated.get_or_insert_default()[index] = Some(deflated);
+    }
+
+    #[cold]
+    fn add_long(&mut self, room: &Room, frames: &mut Frames) {
+        for encoding in Encoding::ALL {
+            let index = encoding.index();
+            if room.wants_deflated(encoding)
+                && let Some(frame) = &frames.by_encoding[index]
+                && let Some(deflated) = self.compress(frame)
+            {
+                frames.deflated.get_or_insert_default()[index] = Some(deflated);
+            }
         }
     }
 

@@ -223,9 +223,7 @@ impl Room {
         if self.wants(Encoding::Raw) {
             frames.by_encoding[Encoding::Raw.index()] = Some(message.raw_frame());
         }
-        for encoding in Encoding::ALL {
-            deflating.add(self, encoding, &mut frames);
-        }
+        deflating.add(self, &mut frames);
         self.deliver(frames, skip, windows, out);
     }
 
@@ -274,9 +272,7 @@ impl Room {
             frames.by_encoding[Encoding::Raw.index()] = Some(raw_batch(&messages));
             frames.more[Encoding::Raw.index()] = messages.len().saturating_sub(1) as u32;
         }
-        for encoding in Encoding::ALL {
-            deflating.add(self, encoding, &mut frames);
-        }
+        deflating.add(self, &mut frames);
         self.deliver(frames, None, windows, out);
         Ok(())
     }

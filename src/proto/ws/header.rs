@@ -56,10 +56,7 @@ pub struct FrameHeader {
 /// [`WsError::ReservedBits`], [`WsError::ReservedOpcode`] or [`WsError::ControlFragmented`].
 #[inline]
 pub fn decode_first(byte: u8) -> Result<(bool, OpCode), WsError> {
-    if byte & RSV != 0 {
-        return Err(WsError::ReservedBits);
-    }
-    decode_first_of(byte)
+    decode_first_as::<false>(byte)
 }
 
 /// As [`decode_first`], on a connection that has agreed on permessage-deflate: RSV1 may stand on the
@@ -69,14 +66,18 @@ pub fn decode_first(byte: u8) -> Result<(bool, OpCode), WsError> {
 ///
 /// Those of [`decode_first`].
 pub fn decode_first_compressible(byte: u8) -> Result<(bool, OpCode), WsError> {
-    if byte & RSV == RSV1 && matches!(byte & 0x0F, 0x1 | 0x2) {
-        return decode_first_of(byte);
-    }
-    decode_first(byte)
+    decode_first_as::<true>(byte)
 }
 
-#[inline]
-fn decode_first_of(byte: u8) -> Result<(bool, OpCode), WsError> {
+/// [`decode_first`] or [`decode_first_compressible`].
+#[inline(always)]
+pub(super) fn decode_first_as<const COMPRESSIBLE: bool>(
+    byte: u8,
+) -> Result<(bool, OpCode), WsError> {
+    let may_stand = COMPRESSIBLE && byte & RSV == RSV1 && matches!(byte & 0x0F, 0x1 | 0x2);
+    if byte & RSV != 0 && !may_stand {
+        return Err(WsError::ReservedBits);
+    }
     let opcode = match byte & 0x0F {
         0x0 => OpCode::Continuation,
         0x1 => OpCode::Text,
@@ -104,10 +105,7 @@ fn decode_first_of(byte: u8) -> Result<(bool, OpCode), WsError> {
 /// [`WsError::LengthTopBit`].
 #[inline]
 pub fn decode(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
-    let Some(first) = bytes.first() else {
-        return Ok(None);
-    };
-    decode_rest(bytes, decode_first(*first)?)
+    decode_as::<false>(bytes)
 }
 
 /// As [`decode`], on a connection that has agreed on permessage-deflate.
@@ -116,20 +114,18 @@ pub fn decode(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
 ///
 /// Those of [`decode`].
 pub fn decode_compressible(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
-    let Some(first) = bytes.first() else {
-        return Ok(None);
-    };
-    decode_rest(bytes, decode_first_compressible(*first)?)
+    decode_as::<true>(bytes)
 }
 
-#[inline]
-fn decode_rest(
+/// [`decode`] or [`decode_compressible`].
+#[inline(always)]
+pub(super) fn decode_as<const COMPRESSIBLE: bool>(
     bytes: &[u8],
-    (fin, opcode): (bool, OpCode),
 ) -> Result<Option<(FrameHeader, usize)>, WsError> {
-    let [first, rest @ ..] = bytes else {
+    let [head, rest @ ..] = bytes else {
         return Ok(None);
     };
+    let (fin, opcode) = decode_first_as::<COMPRESSIBLE>(*head)?;
     let [second, rest @ ..] = rest else {
         return Ok(None);
     };
@@ -160,7 +156,7 @@ fn decode_rest(
     };
     let header = FrameHeader {
         fin,
-        is_compressed: first & RSV1 != 0,
+        is_compressed: COMPRESSIBLE && head & RSV1 != 0,
         opcode,
         mask,
         payload_len,

@@ -51,14 +51,30 @@ impl Connection {
         &self,
         bytes: &[u8],
     ) -> Result<Option<(FrameHeader, usize)>, WsError> {
+        if self.deflates {
+            self.decode_compressible_header(bytes)
+        } else {
+            self.decode_header_as::<false>(bytes)
+        }
+    }
+
+    #[inline(never)]
+    fn decode_compressible_header(
+        &self,
+        bytes: &[u8],
+    ) -> Result<Option<(FrameHeader, usize)>, WsError> {
+        self.decode_header_as::<true>(bytes)
+    }
+
+    #[inline(always)]
+    fn decode_header_as<const COMPRESSIBLE: bool>(
+        &self,
+        bytes: &[u8],
+    ) -> Result<Option<(FrameHeader, usize)>, WsError> {
         let Some(first) = bytes.first() else {
             return Ok(None);
         };
-        let (_, opcode) = if self.deflates {
-            header::decode_first_compressible(*first)?
-        } else {
-            header::decode_first(*first)?
-        };
+        let (_, opcode) = header::decode_first_as::<COMPRESSIBLE>(*first)?;
         let in_message = self.partial.as_ref().is_some_and(|p| p.message.is_some());
         match opcode {
             OpCode::Continuation if !in_message => return Err(WsError::UnexpectedContinuation),
@@ -74,30 +90,35 @@ impl Connection {
                 _ => {}
             }
         }
-        if self.deflates {
-            header::decode_compressible(bytes)
-        } else {
-            header::decode(bytes)
-        }
+        header::decode_as::<COMPRESSIBLE>(bytes)
     }
 
     /// Holds the message that the frame belongs to against the limit.
     pub(super) fn judge_len(&self, header: &FrameHeader) -> Result<usize, WsError> {
-        let message = self.partial.as_ref().and_then(|p| p.message.as_ref());
-        let message = message.filter(|_| !header.opcode.is_control());
-        let buffered = message.map_or(0, |m| m.buf.len() + m.relayed_bytes);
+        let (buffered, is_compressed) = match &self.partial {
+            Some(partial) if !header.opcode.is_control() => match &partial.message {
+                Some(message) => {
+                    let buffered = message.buf.len() + message.relayed_bytes;
+                    (buffered, message.is_compressed)
+                }
+                None => (0, header.is_compressed),
+            },
+            _ => (0, header.is_compressed),
+        };
         let len = header.payload_len.saturating_add(buffered as u64);
-        let is_compressed = header.is_compressed || message.is_some_and(|m| m.is_compressed);
-        let mut len_max = u64::from(self.message_bytes_max);
-        if is_compressed {
-            // What comes out of it is held against the limit as it does. What can't be compressed
-            // becomes longer, by much less than this.
-            len_max += len_max / 8 + COMPRESSED_EXCESS_BYTES;
-        }
-        if !header.opcode.is_control() && len > len_max {
+        let is_too_long = !header.opcode.is_control() && len > u64::from(self.message_bytes_max);
+        if is_too_long && !(is_compressed && self.may_be_on_the_wire(len)) {
             return Err(WsError::MessageTooBig { len });
         }
         usize::try_from(header.payload_len).map_err(|_| WsError::MessageTooBig { len })
+    }
+
+    /// Whether a compressed message may be so long. What comes out of it is held against the limit as
+    /// it does; what can't be compressed becomes longer, by much less than this.
+    #[cold]
+    fn may_be_on_the_wire(&self, len: u64) -> bool {
+        let len_max = u64::from(self.message_bytes_max);
+        len <= len_max + len_max / 8 + COMPRESSED_EXCESS_BYTES
     }
 }
 
