@@ -6,7 +6,7 @@ use tracing::debug;
 
 use super::{
     Core,
-    conn::{Ping, Receive, State},
+    conn::{Ping, Receive, Stall, StallCause, State},
     tls::Tls,
 };
 use crate::{
@@ -108,7 +108,9 @@ impl Core {
     fn message_ends_at(&mut self, conn: ConnKey, timeout: Duration) -> Option<Instant> {
         let now = self.now.mono;
         let state = self.conns.get_mut(conn)?;
-        let is_stalled = state.is_stalled();
+        // Its turn comes at once; who always has more than its share would never be late.
+        let waits_for_others = |stall: &mut Stall| stall.cause != StallCause::Turn;
+        let is_stalled = state.stalled().is_some_and(waits_for_others);
         let State::Open { ws, .. } = &mut state.state else {
             return None;
         };

@@ -121,6 +121,7 @@ fn a_message_has_its_time_and_its_memory_comes_back() {
         20,
         |seed| {
             let mut net = Net::new(seed, |config| {
+                // Some schedules take a second for what is on its way.
                 config.limits.message_timeout = Span(Duration::from_secs(10));
                 config.limits.message_bytes_max = ByteSize(256 * KIB);
             });
