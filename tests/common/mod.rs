@@ -241,6 +241,28 @@ impl Server {
         let command = format!("kill -s {name} {}", self.child.id());
         let status = Command::new("sh").args(["-c", &command]).status();
         assert!(status.is_ok_and(|status| status.success()), "{command}");
+        if name == "STOP" {
+            self.wait_stopped();
+        }
+    }
+
+    /// Waits until none of its threads runs: a signal takes hold of each when that next enters the kernel.
+    fn wait_stopped(&self) {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let is_stopped = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The name, in parentheses, may hold anything.
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        };
+        let mut poll = Poll::new();
+        while let Some(pause) = poll.next_pause() {
+            let mut all = std::fs::read_dir(&tasks).expect("it runs").flatten();
+            if all.all(is_stopped) {
+                return;
+            }
+            thread::sleep(pause);
+        }
+        panic!("it does not stop");
     }
 
     /// What it has written to stderr so far.
@@ -391,6 +413,8 @@ pub(crate) fn program(path: &str) -> Command {
     }
     command
         .env_remove("RUST_LOG")
+        // With huge pages memory comes by two MiB, and no test could tell a kilobyte for each client from none.
+        .env("MIMALLOC_ALLOW_THP", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
