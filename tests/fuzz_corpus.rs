@@ -62,7 +62,18 @@ macro_rules! replays {
 }
 
 replays!(
-    command, config, deflate, frames, handshake, head, rooms, target_uri, utf8
+    command,
+    config,
+    deflate,
+    forwarded,
+    frames,
+    handshake,
+    head,
+    proxy_header,
+    rooms,
+    target_uri,
+    tls,
+    utf8
 );
 
 /// The seeds are written by the targets themselves. `TIDEGATE_WRITE_SEEDS=1` puts them in their place.

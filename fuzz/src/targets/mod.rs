@@ -2,17 +2,20 @@
 //!
 //! Three drivers call it: libFuzzer (`fuzz/run`), the test that replays the corpus and every crash ever
 //! found (`tests/fuzz_corpus.rs`), and a person with one file. A target knows none of them. It is
-//! deterministic: what it draws, it draws from its input.
+//! deterministic: what it draws, it draws from its input; only `tls` has keys that it does not choose.
 
 mod command;
 mod config;
 mod deflate;
+mod forwarded;
 mod frames;
 mod handshake;
 mod head;
+mod proxy_header;
 mod rooms;
 mod script;
 mod target_uri;
+mod tls;
 mod utf8;
 
 /// One function to be fuzzed.
@@ -43,6 +46,11 @@ pub(crate) const TARGETS: &[Target] = &[
         seeds: deflate::seeds,
     },
     Target {
+        name: "forwarded",
+        run: forwarded::run,
+        seeds: forwarded::seeds,
+    },
+    Target {
         name: "frames",
         run: frames::run,
         seeds: frames::seeds,
@@ -58,6 +66,11 @@ pub(crate) const TARGETS: &[Target] = &[
         seeds: head::seeds,
     },
     Target {
+        name: "proxy_header",
+        run: proxy_header::run,
+        seeds: proxy_header::seeds,
+    },
+    Target {
         name: "rooms",
         run: rooms::run,
         seeds: rooms::seeds,
@@ -66,6 +79,11 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "target_uri",
         run: target_uri::run,
         seeds: target_uri::seeds,
+    },
+    Target {
+        name: "tls",
+        run: tls::run,
+        seeds: tls::seeds,
     },
     Target {
         name: "utf8",
