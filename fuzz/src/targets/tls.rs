@@ -97,7 +97,8 @@ fn talk((server, client): &Configs, interface: Interface, cut: Cut, script: &mut
                 pair.exchange();
             }
             3 => {
-                // Changed on its way: at once or never, and nothing that was not said.
+                // Changed on its way: nothing comes out that was not said. A record's version is
+                // ignored (RFC 8446 §5.1), so all of it may.
                 pair.client
                     .writer()
                     .write_all(b"secret")
@@ -106,7 +107,8 @@ fn talk((server, client): &Configs, interface: Interface, cut: Cut, script: &mut
                 let at = usize::from(script.byte()) % records.len();
                 records[at] ^= 1 << (script.byte() % 8);
                 let _ = pair.deliver(&records);
-                assert_eq!(pair.heard, said);
+                said.extend_from_slice(b"secret");
+                assert!(said.starts_with(&pair.heard));
                 return;
             }
             _ => {
