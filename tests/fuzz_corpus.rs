@@ -72,6 +72,7 @@ replays!(
     proxy_header,
     rooms,
     target_uri,
+    tls,
     utf8
 );
 

@@ -2,7 +2,7 @@
 //!
 //! Three drivers call it: libFuzzer (`fuzz/run`), the test that replays the corpus and every crash ever
 //! found (`tests/fuzz_corpus.rs`), and a person with one file. A target knows none of them. It is
-//! deterministic: what it draws, it draws from its input.
+//! deterministic: what it draws, it draws from its input; only `tls` has keys that it does not choose.
 
 mod command;
 mod config;
@@ -15,6 +15,7 @@ mod proxy_header;
 mod rooms;
 mod script;
 mod target_uri;
+mod tls;
 mod utf8;
 
 /// One function to be fuzzed.
@@ -78,6 +79,11 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "target_uri",
         run: target_uri::run,
         seeds: target_uri::seeds,
+    },
+    Target {
+        name: "tls",
+        run: tls::run,
+        seeds: tls::seeds,
     },
     Target {
         name: "utf8",
