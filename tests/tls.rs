@@ -363,6 +363,20 @@ async fn who_is_connected_is_told_of_the_end() {
 /// In user space; what rustls takes is most of it.
 #[tokio::test]
 async fn an_idle_connection_takes_less_than_four_kilobytes() {
+    let mut each = 0;
+    for _ in 0..4 {
+        let (bytes, is_exact) = bytes_of_an_idle_connection().await;
+        each = bytes;
+        if is_exact {
+            break;
+        }
+    }
+    println!("{each} bytes for an idle client in a room, over TLS");
+    assert!(each <= 4_096, "{each} bytes");
+}
+
+/// And whether that is exact: the kernel may have given a page of 2 MiB for the first of its bytes.
+async fn bytes_of_an_idle_connection() -> (u64, bool) {
     const FEW: usize = 200;
     const MANY: usize = 800;
     raise_fd_limit(2_048);
@@ -374,12 +388,12 @@ async fn an_idle_connection_takes_less_than_four_kilobytes() {
     ]);
     let connector = connector(&tls);
     let mut clients = Vec::new();
-    let mut before = 0;
+    let mut before = (0, 0);
     for n in 0..FEW + MANY {
         if n == FEW {
             // What is paid once has been paid.
             tls.server.wait_counter("sessions_open", FEW as u64).await;
-            before = tls.server.rss_bytes();
+            before = (tls.server.rss_bytes(), tls.server.huge_page_bytes());
         }
         let mut ws = open(&tls, &connector, "/ws").await;
         let join = Message::text(r#"{"type":"join","room":"idle","id":"1"}"#);
@@ -392,14 +406,13 @@ async fn an_idle_connection_takes_less_than_four_kilobytes() {
     }
     let all = (FEW + MANY) as u64;
     tls.server.wait_counter("memberships_open", all).await;
-    let each = (tls.server.rss_bytes() - before) / MANY as u64;
-    println!("{each} bytes for an idle client in a room, over TLS");
-    assert!(each <= 4_096, "{each} bytes");
-    // What is reckoned is not less than what is taken.
+    let huge = tls.server.huge_page_bytes().saturating_sub(before.1);
+    let each = (tls.server.rss_bytes() - before.0).saturating_sub(huge) / MANY as u64;
     let counters = tls.server.counters();
     assert_eq!(counters.total("tls_open"), all);
     drop(clients);
     tls.server
         .wait("every gauge at zero", common::Counters::is_idle)
         .await;
+    (each, huge == 0)
 }

@@ -146,6 +146,10 @@ pub trait Engine {
     /// Hands everything asked for since to the kernel.
     fn submit(&mut self);
 
+    /// The same, and has the kernel tell what has become ready, so that the next [`Engine::poll`] finds
+    /// it among what was ready before: for whoever has been at something else for long.
+    fn catch_up(&mut self);
+
     /// Whether it has work at hand that no wake will announce: who would wait polls again first.
     fn has_work(&self) -> bool;
 

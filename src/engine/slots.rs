@@ -517,6 +517,11 @@ impl<K: Kernel> Engine for Slots<K> {
         }
     }
 
+    fn catch_up(&mut self) {
+        self.feed_the_starved();
+        self.kernel.enter();
+    }
+
     fn has_work(&self) -> bool {
         !self.halted.is_empty() || self.kernel.has_work()
     }

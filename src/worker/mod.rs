@@ -290,8 +290,12 @@ impl<E: Engine> Worker<E> {
         busy |= self.flush();
         self.engine.submit();
         // Behind everything that clients wait for: it may take as long as all of that.
-        busy |= self.core.step_handshakes();
-        self.run_actions();
+        if self.core.step_handshakes() {
+            busy = true;
+            self.run_actions();
+            // What has arrived meanwhile comes before the next step.
+            self.engine.catch_up();
+        }
         busy
     }
 

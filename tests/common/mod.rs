@@ -200,6 +200,19 @@ impl Server {
         Duration::from_nanos(tasks.flatten().filter_map(nanos).sum())
     }
 
+    /// Of that, what lies in huge pages, of which one byte used is all of it, in bytes.
+    pub(crate) fn huge_page_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let rollup = std::fs::read_to_string(&path).expect("the gateway runs");
+        rollup
+            .lines()
+            .find_map(|line| line.strip_prefix("AnonHugePages:"))
+            .and_then(|rest| rest.trim().strip_suffix("kB"))
+            .and_then(|kib| kib.trim().parse::<u64>().ok())
+            .map(|kib| kib * 1024)
+            .expect("AnonHugePages is in smaps_rollup")
+    }
+
     /// The processors on which the thread of this name may run, as the kernel lists them.
     pub(crate) fn cpus_of(&self, thread: &str) -> Option<String> {
         let tasks = format!("/proc/{}/task", self.child.id());
