@@ -17,6 +17,16 @@ impl Instant {
         self.0
     }
 
+    /// The instant `millis` milliseconds after the origin.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(NANOS_PER_MILLI))
+    }
+
+    /// Whole milliseconds since the origin.
+    pub const fn as_millis(self) -> u64 {
+        self.0 / NANOS_PER_MILLI
+    }
+
     /// How long ago `earlier` was; zero if it lies ahead.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -39,6 +49,8 @@ impl Instant {
         )
     }
 }
+
+const NANOS_PER_MILLI: u64 = 1_000_000;
 
 /// The one clock reading of a turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,6 +13,7 @@ const GIB: u64 = 1024 * MIB;
 const MILLISECOND: u64 = 1_000;
 const SECOND: u64 = 1_000 * MILLISECOND;
 const YEAR: u64 = 365 * 86_400 * SECOND;
+const MONTH: u64 = 30 * 86_400 * SECOND;
 
 table! {
     /// `[server]`
@@ -117,7 +118,7 @@ table! {
         /// A client that sent nothing for so long is pinged.
         pub ping_interval: Span = Open in MILLISECOND => YEAR;
         /// How long a pinged client may take to send anything.
-        pub pong_timeout: Span = Open in MILLISECOND => YEAR;
+        pub pong_timeout: Span = Open in MILLISECOND => MONTH;
         /// How long a connection may last; 0 is for ever.
         pub connection_lifetime: Span = New in 0 => YEAR;
         /// Connections from one address (IPv4) or one /64 (IPv6); 0 is no limit.

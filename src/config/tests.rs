@@ -415,7 +415,7 @@ fn contradictions_are_found_all_at_once() {
             &["limits.buffered_bytes_high=1B", "limits.pong_timeout=off"],
             &[
                 "limits.buffered_bytes_high = \"1B\" is out of range; expected \"4KiB\" or more",
-                "limits.pong_timeout = \"off\" is out of range; expected \"1ms\" to \"365d\"",
+                "limits.pong_timeout = \"off\" is out of range; expected \"1ms\" to \"30d\"",
             ],
         ),
     ];

@@ -46,13 +46,13 @@ pub(super) struct Conn {
     pub(super) state: State,
     pub(super) outbound: Outbound,
     pub(super) rare: Option<Box<Rare>>,
+    /// What it speaks TLS with: for few connections or for all.
+    pub(super) tls: Option<Box<Tls>>,
     /// Of its key.
     generation: u32,
     pub(super) last_read: Instant,
     /// When the kernel last took bytes, or was last given some with none on their way.
     pub(super) last_progress: Instant,
-    /// When the kernel took the ping of [`Ping::Sent`].
-    pub(super) pinged_at: Instant,
     /// When the timer fires.
     pub(super) timer_at: Instant,
     pub(super) timer: Option<TimerKey>,
@@ -60,16 +60,16 @@ pub(super) struct Conn {
     pub(super) ends_at: Instant,
     pub(super) rates: Rates,
     pub(super) peer: Peer,
-    /// The last turn in which it sent messages, and how many in it, as far as can be counted: a turn's
-    /// share is far less.
-    pub(super) turn: u32,
+    /// When the kernel took the ping of [`Ping::Sent`]: the low bits of [`Instant::as_millis`].
+    pinged_at: u32,
+    /// The low bits of the last turn in which it sent messages, and how many in it, as far as can be
+    /// counted: a turn's share is far less. Who was silent for a whole cycle may wait for one turn.
+    turn: u16,
     pub(super) turn_messages: u16,
     /// Bytes that it is charged in the core's memory.
     pub(super) charged: u32,
     /// Its route, once it has one.
     pub(super) route: RouteId,
-    /// Seconds after which it is told to come back.
-    pub(super) retry_after: u16,
     /// The window that messages to it may be compressed with; 0 if nothing was agreed on.
     pub(super) deflate_bits: u8,
     pub(super) receive: Receive,
@@ -92,7 +92,7 @@ pub(super) struct Conn {
     pub(super) app_heartbeat: bool,
     /// The message that is being passed on in parts was one too many.
     pub(super) drops_parts: bool,
-    /// It speaks TLS ([`Rare::tls`]), or will once it is let in.
+    /// It speaks TLS ([`Conn::tls`]), or will once it is let in.
     pub(super) is_tls: bool,
 }
 
@@ -111,8 +111,8 @@ pub(super) struct Rare {
     pub(super) unsent: usize,
     /// When it was last asked.
     pub(super) unsent_at: Instant,
-    /// What it speaks TLS with: for few connections or for all.
-    pub(super) tls: Option<Box<Tls>>,
+    /// Seconds after which it is told to come back; 0 before its turn in a drain.
+    pub(super) retry_after: u16,
     /// What it keeps to compress and decompress; as long as it lives.
     pub(super) takeover: Option<Box<Takeover>>,
 }
@@ -258,10 +258,11 @@ impl Conn {
             state: State::Head(HeadReader::new()),
             outbound: Outbound::default(),
             rare: None,
+            tls: None,
             generation: 0,
             last_read: now,
             last_progress: now,
-            pinged_at: now,
+            pinged_at: 0,
             timer_at: Instant::NEVER,
             timer: None,
             ends_at: Instant::NEVER,
@@ -271,7 +272,6 @@ impl Conn {
             turn_messages: 0,
             charged: 0,
             route: NO_ROUTE,
-            retry_after: 0,
             deflate_bits: 0,
             receive: Receive::Off,
             ping: Ping::None,
@@ -365,19 +365,19 @@ impl Conn {
     /// What it speaks TLS with.
     #[inline]
     pub(super) fn tls_mut(&mut self) -> Option<&mut Tls> {
-        self.rare.as_mut()?.tls.as_deref_mut()
+        self.tls.as_deref_mut()
     }
 
     /// The same, and its queue.
     pub(super) fn tls_and_outbound(&mut self) -> Option<(&mut Tls, &mut Outbound)> {
-        let tls = self.rare.as_mut()?.tls.as_deref_mut()?;
+        let tls = self.tls.as_deref_mut()?;
         Some((tls, &mut self.outbound))
     }
 
     /// What it speaks TLS with.
     #[inline]
     pub(super) fn tls(&self) -> Option<&Tls> {
-        self.rare.as_ref()?.tls.as_deref()
+        self.tls.as_deref()
     }
 
     /// Whether something waits to be handed over.
@@ -404,20 +404,38 @@ impl Conn {
             State::Open { ws, .. } | State::Closing { ws, .. } => ws.buffered_bytes(),
             State::Lingering { .. } => 0,
         };
+        let partial = partial + self.tls().map_or(0, Tls::buffered_bytes);
         let Some(rare) = &self.rare else {
             return partial;
         };
         let stalled = rare.stalled.as_ref();
-        let tls = rare.tls.as_ref().map_or(0, |tls| tls.buffered_bytes());
-        partial + rare.direct.capacity + stalled.map_or(0, |stall| stall.bytes.capacity()) + tls
+        partial + rare.direct.capacity + stalled.map_or(0, |stall| stall.bytes.capacity())
+    }
+
+    /// Seconds after which it is told to come back; 0 before its turn in a drain.
+    pub(super) fn retry_after(&self) -> u16 {
+        self.rare.as_ref().map_or(0, |rare| rare.retry_after)
+    }
+
+    /// The kernel has taken the ping.
+    pub(super) const fn set_pinged(&mut self, now: Instant) {
+        self.ping = Ping::Sent;
+        self.pinged_at = now.as_millis() as u32;
+    }
+
+    /// When that was, less than a millisecond early; within 49 days before `now`.
+    pub(super) const fn pinged_at(&self, now: Instant) -> Instant {
+        let now = now.as_millis();
+        let age = (now as u32).wrapping_sub(self.pinged_at);
+        Instant::from_millis(now.saturating_sub(age as u64))
     }
 
     /// Whether it has had its share of turn number `turn`, in which `all` messages of whomever
     /// were handled so far.
     #[inline]
     pub(super) const fn has_had_its_turn(&mut self, turn: u32, all: u32) -> bool {
-        if self.turn != turn {
-            self.turn = turn;
+        if self.turn != turn as u16 {
+            self.turn = turn as u16;
             self.turn_messages = 0;
         }
         let share = if all < TURN_MESSAGES_MAX {
@@ -461,7 +479,7 @@ impl Rare {
             && self.throttled_until.is_none()
             && self.direct.capacity == 0
             && self.unsent == 0
-            && self.tls.is_none()
+            && self.retry_after == 0
             && self.takeover.is_none()
     }
 }
@@ -551,6 +569,29 @@ mod tests {
         conn.set_above_high(None);
         conn.tidy();
         assert!(conn.rare.is_none());
+    }
+
+    #[test]
+    fn a_ping_has_its_time() {
+        let mut conn = Conn::new(at(0), None);
+        // Also where the bits that are kept start over.
+        for pinged in [
+            0,
+            1,
+            5_000,
+            u64::from(u32::MAX),
+            u64::from(u32::MAX) + 7,
+            1 << 40,
+        ] {
+            let exact = Instant::from_nanos(at(pinged).as_nanos() + 999_999);
+            conn.set_pinged(exact);
+            for later in [0, 1, 10_000, 30 * 86_400_000] {
+                assert_eq!(
+                    conn.pinged_at(exact.plus(Duration::from_millis(later))),
+                    at(pinged)
+                );
+            }
+        }
     }
 
     #[test]

@@ -218,7 +218,7 @@ impl Core {
             return;
         };
         state.is_draining = true;
-        state.retry_after = retry_after as u16;
+        state.rare_mut().retry_after = retry_after as u16;
         state.ends_at = state.ends_at.min(at);
         if notice.is_zero() {
             return self.end_planned(conn);
@@ -267,7 +267,7 @@ impl Core {
             return self.begin_close(conn, code, "connection lifetime", LeaveReason::Disconnected);
         }
         self.counters.drained_total.inc();
-        let (route, after) = (state.route, state.retry_after);
+        let (route, after) = (state.route, state.retry_after());
         let code = self.routes[route].drain_close_code.map(CloseCode);
         let (code, reason) = match code {
             Some(code) => (code, format!("restart;retry-after={after}")),

@@ -320,8 +320,7 @@ impl Core {
             state.sending = false;
             let pinged = state.ping == Ping::Sending;
             if pinged {
-                state.ping = Ping::Sent;
-                state.pinged_at = self.now.mono;
+                state.set_pinged(self.now.mono);
             }
             let is_awaited = pinged && matches!(state.state, State::Open { .. });
             if state.has_output() {

@@ -134,7 +134,7 @@ impl Core {
             return Some(now.plus(interval));
         }
         if state.ping == Ping::Sent {
-            let at = state.pinged_at;
+            let at = state.pinged_at(now);
             if state.last_read >= at {
                 state.ping = Ping::None;
             } else if now >= at.plus(timeout) {

@@ -186,7 +186,7 @@ impl Core {
             Ok(stream) => {
                 // The time for the request is from the accept, and its timer runs.
                 let head_by = state.timer_at;
-                state.rare_mut().tls = Some(Box::new(Tls {
+                state.tls = Some(Box::new(Tls {
                     stream,
                     sealing: None,
                     head_by,
@@ -404,7 +404,7 @@ impl Core {
         let Some(state) = self.conns.get_mut(conn) else {
             return;
         };
-        state.rare_mut().tls = None;
+        state.tls = None;
         state.is_tls = false;
         self.tls_open -= 1;
         self.counters.plain_on_tls_total.inc();

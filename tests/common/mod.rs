@@ -265,7 +265,8 @@ impl Server {
         let is_stopped = |task: std::fs::DirEntry| {
             let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
             // The name, in parentheses, may hold anything.
-            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+            stat.rsplit_once(") ")
+                .is_none_or(|(_, rest)| rest.starts_with('T'))
         };
         let mut poll = Poll::new();
         while let Some(pause) = poll.next_pause() {
