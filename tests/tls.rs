@@ -371,41 +371,31 @@ async fn an_idle_connection_takes_less_than_four_kilobytes() {
             break;
         }
     }
-    println!("{each} bytes for an idle client in a room, over TLS");
+    println!("{each} bytes for an idle client over TLS");
     assert!(each <= 4_096, "{each} bytes");
 }
 
 /// And whether that is exact: the kernel may have given a page of 2 MiB for the first of its bytes.
 async fn bytes_of_an_idle_connection() -> (u64, bool) {
-    const FEW: usize = 200;
-    const MANY: usize = 800;
-    raise_fd_limit(2_048);
-    let tls = Tls::start(&[
-        "--set",
-        "rooms.announce_members_max=0",
-        "--set",
-        "limits.ping_interval=1h",
-    ]);
+    const FEW: usize = 400;
+    const MANY: usize = 1_600;
+    raise_fd_limit(4_096);
+    let tls = Tls::start(&["--demo", "--set", "limits.ping_interval=1h"]);
     let connector = connector(&tls);
     let mut clients = Vec::new();
     let mut before = (0, 0);
     for n in 0..FEW + MANY {
         if n == FEW {
             // What is paid once has been paid.
-            tls.server.wait_counter("sessions_open", FEW as u64).await;
             before = (tls.server.rss_bytes(), tls.server.huge_page_bytes());
         }
-        let mut ws = open(&tls, &connector, "/ws").await;
-        let join = Message::text(r#"{"type":"join","room":"idle","id":"1"}"#);
-        ws.send(join).await.expect("it is sent");
-        for _ in 0..2 {
-            let message = within("an answer", ws.next()).await;
-            message.expect("it comes").expect("it is good");
-        }
+        let mut ws = open(&tls, &connector, "/echo").await;
+        ws.send(Message::text("hello")).await.expect("it is sent");
+        let message = within("an answer", ws.next()).await;
+        message.expect("it comes").expect("it is good");
         clients.push(ws);
     }
     let all = (FEW + MANY) as u64;
-    tls.server.wait_counter("memberships_open", all).await;
     let huge = tls.server.huge_page_bytes().saturating_sub(before.1);
     let each = (tls.server.rss_bytes() - before.0).saturating_sub(huge) / MANY as u64;
     let counters = tls.server.counters();

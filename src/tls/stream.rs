@@ -43,7 +43,7 @@ pub enum Interface {
     Buffered,
 }
 
-/// One server's connection. It takes about 2 KiB.
+/// One server's connection. It takes about 2.2 KiB, and 1.2 KiB for its keys.
 pub struct Stream {
     session: Session,
     /// Records to be sent that nobody asked for: the handshake's, alerts, answers to key updates.
