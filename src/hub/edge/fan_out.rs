@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::{LaneItem, LocalRoom, Receivers, Sessions};
 use crate::{
     base::{
@@ -21,8 +23,10 @@ use crate::{
 /// A message on its way to a room's members, or several in a row, with a mark of how far it got.
 #[derive(Debug)]
 pub(super) struct FanOut {
-    /// By encoding, and then the same compressed.
-    frames: [Option<SharedFrame>; FORMS],
+    /// By encoding.
+    frames: [Option<SharedFrame>; Encoding::COUNT],
+    /// The same, compressed. In a box, as few messages have it and all are moved about.
+    deflated: Option<Box<[Option<SharedFrame>; Encoding::COUNT]>>,
     /// How many messages the frames hold, by encoding.
     messages: [u32; Encoding::COUNT],
     kind: FrameKind,
@@ -37,17 +41,10 @@ pub(super) struct FanOut {
 impl FanOut {
     /// A message that nobody has got yet. `skip` is left out.
     pub(super) fn new(frames: Frames, skip: Option<SessionKey>, from: CoreId, window: u64) -> Self {
-        let mut forms = [const { None }; FORMS];
-        for (form, frame) in forms.iter_mut().zip(frames.by_encoding) {
-            *form = frame.map(SharedFrame::new);
-        }
-        if let Some(deflated) = frames.deflated {
-            for (form, frame) in forms[Encoding::COUNT..].iter_mut().zip(*deflated) {
-                *form = frame.map(SharedFrame::new);
-            }
-        }
+        let shared = |frame: Option<Bytes>| frame.map(SharedFrame::new);
         Self {
-            frames: forms,
+            frames: frames.by_encoding.map(shared),
+            deflated: frames.deflated.map(|frames| Box::new(frames.map(shared))),
             messages: frames.more.map(|more| 1 + more),
             kind: frames.kind,
             skip,
@@ -98,7 +95,7 @@ impl FanOut {
             return;
         }
         let mut runs = [const { None::<Vec<u8>> }; FORMS];
-        for (run, frame) in runs.iter_mut().zip(&self.frames) {
+        for (run, frame) in runs.iter_mut().zip(self.forms()) {
             if let Some(frame) = frame {
                 let run = run.insert(Vec::with_capacity(FAN_OUT_BYTES_MAX.min(bytes)));
                 run.extend_from_slice(frame.as_slice());
@@ -112,13 +109,29 @@ impl FanOut {
                 *messages += more;
             }
             self.window += next.window;
-            for (run, frame) in runs.iter_mut().zip(&next.frames) {
+            for (run, frame) in runs.iter_mut().zip(next.forms()) {
                 if let (Some(run), Some(frame)) = (run, frame) {
                     run.extend_from_slice(frame.as_slice());
                 }
             }
         }
-        self.frames = runs.map(|run| run.map(|run| SharedFrame::new(run.into())));
+        let mut runs = runs.map(|run| run.map(|run| SharedFrame::new(run.into())));
+        self.frames.swap_with_slice(&mut runs[..Encoding::COUNT]);
+        if let Some(deflated) = &mut self.deflated {
+            deflated.swap_with_slice(&mut runs[Encoding::COUNT..]);
+        }
+    }
+
+    /// By encoding, and then the same compressed, if it is.
+    fn forms(&self) -> impl Iterator<Item = &Option<SharedFrame>> {
+        let deflated = self.deflated.iter().flat_map(|frames| frames.iter());
+        self.frames.iter().chain(deflated)
+    }
+
+    /// A compressed frame.
+    #[inline]
+    fn deflated(&self, encoding: usize) -> Option<&SharedFrame> {
+        self.deflated.as_ref()?[encoding].as_ref()
     }
 
     /// Whether nobody has got it yet.
@@ -138,7 +151,7 @@ impl FanOut {
     /// What a member that is written to in `encoding` and `takes_deflated` gets.
     #[inline]
     fn frame(&self, encoding: usize, takes_deflated: bool) -> Option<&SharedFrame> {
-        match &self.frames[Encoding::COUNT + encoding] {
+        match self.deflated(encoding) {
             Some(frame) if takes_deflated => Some(frame),
             _ => self.frames[encoding].as_ref(),
         }
@@ -148,15 +161,15 @@ impl FanOut {
     fn is_alike(&self, other: &Self) -> bool {
         self.from == other.from
             && self.skip == other.skip
+            && self.deflated.is_some() == other.deflated.is_some()
             && self
-                .frames
-                .iter()
-                .zip(&other.frames)
+                .forms()
+                .zip(other.forms())
                 .all(|(a, b)| a.is_some() == b.is_some())
     }
 
     fn bytes(&self) -> usize {
-        self.frames.iter().flatten().map(SharedFrame::len).sum()
+        self.forms().flatten().map(SharedFrame::len).sum()
     }
 
     /// Hands it out to at most `budget` members more, and says to how many.
@@ -175,7 +188,7 @@ impl FanOut {
         {
             let messages = self.messages[self.encoding];
             let plain = self.frames[self.encoding].as_ref();
-            let deflated = self.frames[Encoding::COUNT + self.encoding].as_ref();
+            let deflated = self.deflated(self.encoding);
             if plain.is_some() || deflated.is_some() {
                 let end = members.len().min(self.cursor + (budget - used));
                 used += end - self.cursor;
@@ -279,8 +292,6 @@ const FORMS: usize = 2 * Encoding::COUNT;
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::hub::wire::Reply;
 

@@ -56,26 +56,7 @@ pub struct FrameHeader {
 /// [`WsError::ReservedBits`], [`WsError::ReservedOpcode`] or [`WsError::ControlFragmented`].
 #[inline]
 pub fn decode_first(byte: u8) -> Result<(bool, OpCode), WsError> {
-    decode_first_as::<false>(byte)
-}
-
-/// As [`decode_first`], on a connection that has agreed on permessage-deflate: RSV1 may stand on the
-/// first frame of a message (RFC 7692 §6), and nowhere else.
-///
-/// # Errors
-///
-/// Those of [`decode_first`].
-pub fn decode_first_compressible(byte: u8) -> Result<(bool, OpCode), WsError> {
-    decode_first_as::<true>(byte)
-}
-
-/// [`decode_first`] or [`decode_first_compressible`].
-#[inline(always)]
-pub(super) fn decode_first_as<const COMPRESSIBLE: bool>(
-    byte: u8,
-) -> Result<(bool, OpCode), WsError> {
-    let may_stand = COMPRESSIBLE && byte & RSV == RSV1 && matches!(byte & 0x0F, 0x1 | 0x2);
-    if byte & RSV != 0 && !may_stand {
+    if byte & RSV != 0 {
         return Err(WsError::ReservedBits);
     }
     let opcode = match byte & 0x0F {
@@ -105,27 +86,10 @@ pub(super) fn decode_first_as<const COMPRESSIBLE: bool>(
 /// [`WsError::LengthTopBit`].
 #[inline]
 pub fn decode(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
-    decode_as::<false>(bytes)
-}
-
-/// As [`decode`], on a connection that has agreed on permessage-deflate.
-///
-/// # Errors
-///
-/// Those of [`decode`].
-pub fn decode_compressible(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
-    decode_as::<true>(bytes)
-}
-
-/// [`decode`] or [`decode_compressible`].
-#[inline(always)]
-pub(super) fn decode_as<const COMPRESSIBLE: bool>(
-    bytes: &[u8],
-) -> Result<Option<(FrameHeader, usize)>, WsError> {
-    let [head, rest @ ..] = bytes else {
+    let [first, rest @ ..] = bytes else {
         return Ok(None);
     };
-    let (fin, opcode) = decode_first_as::<COMPRESSIBLE>(*head)?;
+    let (fin, opcode) = decode_first(*first)?;
     let [second, rest @ ..] = rest else {
         return Ok(None);
     };
@@ -156,12 +120,45 @@ pub(super) fn decode_as<const COMPRESSIBLE: bool>(
     };
     let header = FrameHeader {
         fin,
-        is_compressed: COMPRESSIBLE && head & RSV1 != 0,
+        is_compressed: false,
         opcode,
         mask,
         payload_len,
     };
     Ok(Some((header, bytes.len() - rest.len())))
+}
+
+/// As [`decode`], on a connection that has agreed on permessage-deflate: RSV1 may stand on the first
+/// frame of a message (RFC 7692 §6), and nowhere else.
+///
+/// # Errors
+///
+/// Those of [`decode`].
+#[inline(never)]
+pub fn decode_compressible(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, WsError> {
+    if !bytes.first().copied().is_some_and(begins_compressed) {
+        return decode(bytes);
+    }
+    // But for that bit it is a header like any other.
+    let mut plain = [0; HEADER_BYTES_MAX];
+    let len = bytes.len().min(HEADER_BYTES_MAX);
+    plain[..len].copy_from_slice(&bytes[..len]);
+    plain[0] &= !RSV1;
+    let decoded = decode(&plain[..len])?;
+    Ok(decoded.map(|(header, len)| {
+        let header = FrameHeader {
+            is_compressed: true,
+            ..header
+        };
+        (header, len)
+    }))
+}
+
+/// Whether a header's first byte begins a compressed message, where that is agreed on: of the reserved
+/// bits RSV1 alone, and the opcode of a data message.
+#[inline]
+pub(super) const fn begins_compressed(byte: u8) -> bool {
+    byte & RSV == RSV1 && matches!(byte & 0x0F, 0x1 | 0x2)
 }
 
 fn decode_len16(bytes: &[u8]) -> Result<Option<u64>, WsError> {

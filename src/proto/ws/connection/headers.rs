@@ -51,30 +51,16 @@ impl Connection {
         &self,
         bytes: &[u8],
     ) -> Result<Option<(FrameHeader, usize)>, WsError> {
-        if self.deflates {
-            self.decode_compressible_header(bytes)
-        } else {
-            self.decode_header_as::<false>(bytes)
-        }
-    }
-
-    #[inline(never)]
-    fn decode_compressible_header(
-        &self,
-        bytes: &[u8],
-    ) -> Result<Option<(FrameHeader, usize)>, WsError> {
-        self.decode_header_as::<true>(bytes)
-    }
-
-    #[inline(always)]
-    fn decode_header_as<const COMPRESSIBLE: bool>(
-        &self,
-        bytes: &[u8],
-    ) -> Result<Option<(FrameHeader, usize)>, WsError> {
         let Some(first) = bytes.first() else {
             return Ok(None);
         };
-        let (_, opcode) = header::decode_first_as::<COMPRESSIBLE>(*first)?;
+        let is_compressed = self.deflates && header::begins_compressed(*first);
+        let first = if is_compressed {
+            first & !header::RSV1
+        } else {
+            *first
+        };
+        let (_, opcode) = header::decode_first(first)?;
         let in_message = self.partial.as_ref().is_some_and(|p| p.message.is_some());
         match opcode {
             OpCode::Continuation if !in_message => return Err(WsError::UnexpectedContinuation),
@@ -90,7 +76,10 @@ impl Connection {
                 _ => {}
             }
         }
-        header::decode_as::<COMPRESSIBLE>(bytes)
+        if is_compressed {
+            return header::decode_compressible(bytes);
+        }
+        header::decode(bytes)
     }
 
     /// Holds the message that the frame belongs to against the limit.
